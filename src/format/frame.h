@@ -41,7 +41,7 @@ struct km__frame {
 /**
  * Read the frame after `cursor` from `ring` (shared memory: bytes may change while we look, so they are copied first and
  * only the copy is judged). Tries cursor->position, then 0. Returns 0 and moves the cursor behind the frame; 1 if there is no good
- * frame (nothing changed); or KM_ENOMEM, KM_EUNSUPPORTED (compressed, no zlib).
+ * frame (the cursor has not moved; what `frame` held before may be gone, and then it is empty); or KM_ENOMEM, KM_EUNSUPPORTED (compressed, no zlib).
  *
  * A frame is good only if generation is the cursor's plus one; chain, head checksum and body checksum hold; all fields lie within the
  * limits; the pages ascend and lie within data_size, ranges ascend inside their page, counts add up to body_length exactly.
@@ -97,6 +97,7 @@ struct km__frame_builder {
     size_t length, capacity;
     unsigned char *packed; /* compressed frame, same shape */
     size_t packed_capacity;
+    size_t page_start; /* of the entry of the page added last */
     uint32_t page_count, range_count;
 };
 

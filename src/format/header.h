@@ -34,7 +34,7 @@ uint64_t km__header_file_end(const struct km__header *header);
 
 /**
  * Lay out the regions for the sizes data_size, data_capacity and journal_size that stand in `header`, as for a new map.
- * KM_ESIZE if they are out of range or do not fit below KM__SIZE_MAX.
+ * journal_configured becomes journal_size if it is 0. KM_ESIZE if they are out of range or do not fit below KM__SIZE_MAX.
  */
 int km__header_layout(struct km__header *header);
 

@@ -114,9 +114,11 @@ static_assert(offsetof(struct km__frame_head, chain) == 96, "layout");
 static_assert(offsetof(struct km__frame_head, checksum) == 108, "layout");
 
 /* Body, by page in ascending order: this, then its ranges. Unaligned, little-endian, 12 bytes:
- *   page 6 bytes; range count 2 bytes, of which the highest bit says that the page is whole (one range, offset 0, with all
- *   the bytes of the page); stored checksum of the page after this commit 4 bytes.
- * Range: offset in the page 2 bytes, length - 1 2 bytes, then the bytes. Ranges ascend and do not touch each other. */
+ *   page 6 bytes; range count 2 bytes, of which the highest bit says that the page is whole (one range, offset 0, with
+ *   all the bytes of the page that lie inside data_size: KM__PAGE but for the last page);
+ *   stored checksum of the page after this commit 4 bytes.
+ * Range: offset in the page 2 bytes, length - 1 2 bytes, then the bytes. Ranges ascend, do not touch each
+ * other, and lie inside the page and inside data_size; every page has at least one. */
 #define KM__PAGE_ENTRY 12u
 #define KM__RANGE_ENTRY 4u
 #define KM__PAGE_WHOLE 0x8000u
