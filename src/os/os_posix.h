@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the POSIX and Linux files of the os layer share among themselves: how the system's errors become ours, descriptors
+ * that know whether they are still their own, what must not live on in a child of fork, and how mappings reach the
+ * descriptor of a file. Nothing outside src/os includes this, but for the simulated system, which maps memory files by the
+ * same code.
+ */
+#ifndef KM_OS_POSIX_H
+#define KM_OS_POSIX_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "os.h"
+
+/**
+ * The KM_E code for an errno value. The detail becomes "PATH: cannot DOING: the system's words: what to do"; `path` may be
+ * NULL.
+ */
+int os__system_error(int number, const char *doing, const char *path);
+
+/** KM_ESIZE if offset + length lies beyond what off_t can say, else 0. */
+int os__check_range(uint64_t offset, uint64_t length, const char *doing, const char *path);
+
+/* ---- descriptors ------------------------------------------------------------------------------------------------- */
+
+/**
+ * A descriptor and what stood behind it when it was opened. Programs close descriptors that are not theirs, and the number
+ * then soon means another file; so we look before we lock, and before we close.
+ */
+struct os__descriptor {
+    int fd; /* -1: closed */
+    uint64_t device, inode;
+};
+
+/** Take over an open descriptor; on an error it is closed. `path` is for the detail. */
+int os__descriptor_adopt(struct os__descriptor *descriptor, int fd, const char *path);
+
+/** Whether the same file still stands behind it. */
+bool os__descriptor_holds(const struct os__descriptor *descriptor);
+
+/** Close it if it is still ours. */
+void os__descriptor_close(struct os__descriptor *descriptor);
+
+/**
+ * Open the file behind `fd` anew, as an open file description of its own. Where /proc is missing `path` is opened and must
+ * name the same file. `flags` are those of open(). The descriptor, or a negative errno value.
+ */
+int os__descriptor_reopen(int fd, const char *path, int flags);
+
+/* ---- fork -------------------------------------------------------------------------------------------------------- */
+
+/** A descriptor that a child of fork closes at once. */
+struct os__fork_entry {
+    int fd; /* -1 once it was closed, in the child too */
+    struct os__fork_entry *next, *previous;
+};
+
+/**
+ * No fork happens between hold and release. What is opened between the two and added cannot leak into a child. Nothing else
+ * may be done in between.
+ */
+int os__fork_hold(void);
+void os__fork_release(void);
+void os__fork_add(struct os__fork_entry *entry, int fd);
+void os__fork_remove(struct os__fork_entry *entry);
+
+/* ---- files, as mappings see them --------------------------------------------------------------------------------- */
+
+/** Descriptor to map the file by, and its path for messages. */
+int os__file_descriptor(const struct os_file *file);
+const char *os__file_path(const struct os_file *file);
+
+/** KM_ETRUNCATED unless [offset, offset + length) lies in the file. */
+int os__file_contains(struct os_file *file, uint64_t offset, uint64_t length, const char *doing);
+
+#endif

@@ -1,0 +1,129 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Views: a reservation of address space that nothing can be mapped into by chance, with a private mapping of the file over
+ * its head. How stores to it are found is in os_tracker_linux.c.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "os_tracker_linux.h"
+
+#define PAGE ((uint64_t)4096)
+
+/* A multiple of KM_PAGE_SIZE and of the processor's page; 0 if there is none that fits. */
+static uint64_t round_up_to_page(uint64_t length) {
+    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
+    if (page < PAGE)
+        page = PAGE;
+    if (length > (uint64_t)INT64_MAX - page)
+        return 0;
+    return (length + page - 1) / page * page;
+}
+
+/* Put the file's bytes [start, end) of the view into its place; 0 or errno. */
+static int map_part(const struct os_view *view, uint64_t start, uint64_t end) {
+    void *place = view->address + start;
+    if (mmap(place, end - start, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED,
+             os__file_descriptor(view->file), (off_t)(view->offset + start)) == MAP_FAILED)
+        return errno;
+    return madvise(place, end - start, MADV_DONTFORK) == 0 ? 0 : errno;
+}
+
+/* Take a part back into the reservation, after map_part() failed there. */
+static void reserve_part(const struct os_view *view, uint64_t start, uint64_t end) {
+    void *place = view->address + start;
+    if (mmap(place, end - start, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0) !=
+        MAP_FAILED)
+        (void)madvise(place, end - start, MADV_DONTFORK);
+}
+
+int os_view_map(struct os_view *view, struct os_file *file, uint64_t offset, uint64_t length, uint64_t reserve) {
+    const char *path = os__file_path(file);
+    uint64_t mapped = round_up_to_page(length);
+    uint64_t reserved = round_up_to_page(reserve);
+    if (mapped == 0 || reserved < mapped)
+        return km__error(KM_ESIZE, "%s: cannot map %llu bytes in %llu bytes of address space", path,
+                         (unsigned long long)length, (unsigned long long)reserve);
+    int error = os__file_contains(file, offset, length, "map it");
+    if (error != 0)
+        return error;
+
+    struct os__view_linux *linux_part = calloc(1, sizeof *linux_part);
+    if (linux_part == NULL)
+        return os__system_error(ENOMEM, "map it", path);
+    linux_part->process = getpid();
+    linux_part->faults.fd = -1;
+    linux_part->pagemap.fd = -1;
+    void *address = mmap(NULL, reserved, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (address == MAP_FAILED) {
+        error = os__system_error(errno, "reserve address space", path);
+        goto free_linux_part;
+    }
+    struct os_view made = {.address = address,
+                           .length = mapped,
+                           .reserve = reserved,
+                           .file = file,
+                           .offset = offset,
+                           .tracker = OS_TRACKER_NONE,
+                           .system = linux_part};
+    int number = madvise(address, reserved, MADV_DONTFORK) == 0 ? map_part(&made, 0, mapped) : errno;
+    if (number != 0) {
+        error = os__system_error(number, "map it", path);
+        goto unmap;
+    }
+    *view = made;
+    return 0;
+
+unmap:
+    munmap(address, reserved);
+free_linux_part:
+    free(linux_part);
+    return error;
+}
+
+int os_view_grow(struct os_view *view, uint64_t length) {
+    const char *path = os__file_path(view->file);
+    uint64_t before = view->length;
+    uint64_t mapped = round_up_to_page(length);
+    if (mapped == 0 || mapped > view->reserve)
+        return km__error(KM_ESIZE,
+                         "%s: cannot map %llu bytes: %llu bytes of address space were reserved: open it again", path,
+                         (unsigned long long)length, (unsigned long long)view->reserve);
+    if (mapped <= before)
+        return 0;
+    int error = os__file_contains(view->file, view->offset, length, "map its new end");
+    if (error != 0)
+        return error;
+    int number = map_part(view, before, mapped);
+    if (number != 0) {
+        reserve_part(view, before, mapped);
+        return os__system_error(number, "map its new end", path);
+    }
+    view->length = mapped;
+    os__tracker_grow(view, before);
+    return 0;
+}
+
+int os_view_drop(struct os_view *view, uint64_t offset, uint64_t length) {
+    if (offset > view->length || length > view->length - offset || offset % PAGE != 0 || length % PAGE != 0)
+        return km__error(KM_EINVAL, "%s: cannot drop changes: the range is not one of whole pages of the view",
+                         os__file_path(view->file));
+    if (length == 0 || madvise(view->address + offset, length, MADV_DONTNEED) == 0)
+        return 0;
+    if (errno == EINVAL)
+        return km__error(KM_EUNSUPPORTED, "%s: cannot drop changes: the memory is locked", os__file_path(view->file));
+    return os__system_error(errno, "drop changes", os__file_path(view->file));
+}
+
+void os_view_unmap(struct os_view *view) {
+    struct os__view_linux *linux_part = view->system;
+    if (view->address != NULL) {
+        os__tracker_stop(view);
+        if (linux_part->process == getpid())
+            munmap(view->address, view->reserve);
+        free(linux_part);
+    }
+    *view = (struct os_view){.address = NULL};
+}
