@@ -15,18 +15,23 @@ uint32_t km__crc32c(uint32_t checksum, const void *bytes, size_t length);
 /** The same by table, for processors without the instruction, and to check the fast one. */
 uint32_t km__crc32c_portable(uint32_t checksum, const void *bytes, size_t length);
 
+/** The ways in which this build and this processor can compute it, the fastest first; NULL behind the last. For tests:
+ * each must give the same. */
+typedef uint32_t km__crc32c_function(uint32_t checksum, const void *bytes, size_t length);
+km__crc32c_function *km__crc32c_way(unsigned index);
+
 /** Whether this build can compute a kind (enum km_checksum): KM_CHECKSUM_CRC32 needs zlib. */
 bool km__checksum_available(uint32_t kind);
 
 /**
- * Stored checksum of a page of KM__PAGE bytes: its CRC, xor the CRC of a page of zeros, so that a page of zeros has 0. Always
- * 0 for KM_CHECKSUM_NONE.
+ * Stored checksum of a page of KM__PAGE bytes: its CRC, xor the CRC of a page of zeros, so that a page of zeros has 0.
+ * Always 0 for KM_CHECKSUM_NONE.
  */
 uint32_t km__checksum_page(uint32_t kind, const void *page);
 
 /**
- * What a page adds to the digest: a 64-bit mix of its number and its stored checksum; 0 when that is 0. The digest of a map
- * is the sum over all pages modulo 2^64.
+ * What a page adds to the digest: a 64-bit mix of its number and its stored checksum; 0 when that is 0. The digest of a
+ * map is the sum over all pages modulo 2^64.
  */
 uint64_t km__digest_mix(uint64_t page, uint32_t stored);
 

@@ -23,8 +23,8 @@ static inline uint32_t add_byte(uint32_t crc, uint32_t byte) {
     return crc;
 }
 
-/* Carry the register of a stream over the bytes of the streams behind it: a carry-less product, reduced by the instruction.
- * Bit by bit, as not every processor has a carry-less multiplication; the compiler makes vectors of it. */
+/* Carry the register of a stream over the bytes of the streams behind it: a carry-less product, reduced by the
+ * instruction. Bit by bit, as not every processor has a carry-less multiplication; the compiler makes vectors of it. */
 static inline uint32_t shift(uint32_t crc, uint32_t power) {
     uint64_t product = 0;
     for (unsigned bit = 0; bit < 32; bit++)
@@ -49,4 +49,9 @@ uint32_t km__crc32c(uint32_t checksum, const void *bytes, size_t length) {
     for (; length > 0; length--, next++)
         crc = add_byte(crc, *next);
     return ~crc;
+}
+
+km__crc32c_function *km__crc32c_way(unsigned index) {
+    km__crc32c_function *const ways[] = {km__crc32c, km__crc32c_portable};
+    return index < sizeof ways / sizeof *ways ? ways[index] : NULL;
 }

@@ -1,20 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
- * CRC-32C on x86-64: by folding 256 bytes a step with 512-bit carry-less multiplication, else by three interleaved streams of
- * the SSE4.2 instruction, else by tables. Which one is found out at the first call; threads that come first at once find
- * the same.
+ * CRC-32C on x86-64: by folding 256 bytes a step with 512-bit carry-less multiplication, else by three interleaved
+ * streams of the SSE4.2 instruction, else by tables. Which one is found out at the first call; threads that come first
+ * at once find the same.
  *
- * The arithmetic. A CRC register holds a polynomial, its lowest bit the highest power: bit i of 32 stands for x^(31-i), bit
- * i of 64 for x^(63-i). The carry-less product of two such words comes out multiplied by x. All constants below are powers
- * of x modulo the polynomial in that order of bits; tests compare every length and alignment with the tables.
+ * The arithmetic. A CRC register holds a polynomial, its lowest bit the highest power: bit i of 32 stands for x^(31-i),
+ * bit i of 64 for x^(63-i). The carry-less product of two such words comes out multiplied by x. All constants below are
+ * powers of x modulo the polynomial in that order of bits; tests compare every length and alignment with the tables.
  */
 #include <immintrin.h>
 #include <stdatomic.h>
 
 #include "bytes.h"
 #include "checksum.h"
-
-typedef uint32_t crc_function(uint32_t checksum, const void *bytes, size_t length);
 
 /* The instruction has a latency of three cycles and can start every cycle: three streams keep it busy. */
 #define STREAM_LONG 1360u /* three of them and two words are a page */
@@ -98,9 +96,9 @@ TARGET_AVX512 static inline uint64_t reduce(__m512i lanes) {
                          (long long)FOLD_FIRST_256, (long long)FOLD_SECOND_384, (long long)FOLD_FIRST_384);
     const __m512i last = _mm512_maskz_mov_epi64(0xc0, lanes);
     const __m512i folded = fold(lanes, power, last);
-    const __m128i sum = _mm_xor_si128(
-        _mm_xor_si128(_mm512_extracti32x4_epi32(folded, 0), _mm512_extracti32x4_epi32(folded, 1)),
-        _mm_xor_si128(_mm512_extracti32x4_epi32(folded, 2), _mm512_extracti32x4_epi32(folded, 3)));
+    const __m128i sum =
+        _mm_xor_si128(_mm_xor_si128(_mm512_extracti32x4_epi32(folded, 0), _mm512_extracti32x4_epi32(folded, 1)),
+                      _mm_xor_si128(_mm512_extracti32x4_epi32(folded, 2), _mm512_extracti32x4_epi32(folded, 3)));
     const uint64_t crc = _mm_crc32_u64(0, (uint64_t)_mm_cvtsi128_si64(sum));
     return _mm_crc32_u64(crc, (uint64_t)_mm_extract_epi64(sum, 1));
 }
@@ -129,19 +127,24 @@ TARGET_AVX512 static uint32_t crc32c_avx512(uint32_t checksum, const void *bytes
     return finish(reduce(fourth), next, length);
 }
 
-static crc_function *choose(void) {
+km__crc32c_function *km__crc32c_way(unsigned index) {
+    km__crc32c_function *ways[4] = {0};
+    unsigned count = 0;
     __builtin_cpu_init();
-    const int sse42 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul");
-    if (sse42 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("vpclmulqdq"))
-        return crc32c_avx512;
-    return sse42 ? crc32c_sse42 : km__crc32c_portable;
+    if (__builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("pclmul")) {
+        if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("vpclmulqdq"))
+            ways[count++] = crc32c_avx512;
+        ways[count++] = crc32c_sse42;
+    }
+    ways[count] = km__crc32c_portable;
+    return index < sizeof ways / sizeof *ways ? ways[index] : NULL;
 }
 
 uint32_t km__crc32c(uint32_t checksum, const void *bytes, size_t length) {
-    static _Atomic(crc_function *) chosen;
-    crc_function *function = atomic_load_explicit(&chosen, memory_order_relaxed);
+    static _Atomic(km__crc32c_function *) chosen;
+    km__crc32c_function *function = atomic_load_explicit(&chosen, memory_order_relaxed);
     if (function == NULL) {
-        function = choose();
+        function = km__crc32c_way(0);
         atomic_store_explicit(&chosen, function, memory_order_relaxed);
     }
     return function(checksum, bytes, length);

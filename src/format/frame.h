@@ -31,7 +31,7 @@ struct km__frame_limits {
 /** A frame that was read and found good: a private copy. Fill with zeros before first use; reusable; then release. */
 struct km__frame {
     struct km__frame_head head;
-    uint64_t position; /* where it stands in the ring */
+    uint64_t position;   /* where it stands in the ring */
     unsigned char *body; /* head.body_length bytes, checked: its pages and ranges hold */
     size_t body_capacity;
     unsigned char *stored; /* scratch for compressed bodies */
@@ -39,27 +39,29 @@ struct km__frame {
 };
 
 /**
- * Read the frame after `cursor` from `ring` (shared memory: bytes may change while we look, so they are copied first and
- * only the copy is judged). Tries cursor->position, then 0. Returns 0 and moves the cursor behind the frame; 1 if there is no good
- * frame (the cursor has not moved; what `frame` held before may be gone, and then it is empty); or KM_ENOMEM, KM_EUNSUPPORTED (compressed, no zlib).
+ * Read the frame after `cursor` from `ring` (shared memory: bytes may change while we look, so they are copied first
+ * and only the copy is judged). Tries cursor->position, then 0. Returns 0 and moves the cursor behind the frame; 1 if
+ * there is no good frame (the cursor has not moved; what `frame` held before may be gone, and then it is empty); or
+ * KM_ENOMEM, KM_EUNSUPPORTED (compressed, no zlib).
  *
- * A frame is good only if generation is the cursor's plus one; chain, head checksum and body checksum hold; all fields lie within the
- * limits; the pages ascend and lie within data_size, ranges ascend inside their page, counts add up to body_length exactly.
+ * A frame is good only if generation is the cursor's plus one; chain, head checksum and body checksum hold; all fields
+ * lie within the limits; the pages ascend and lie within data_size, ranges ascend inside their page, counts add up to
+ * body_length exactly.
  */
 int km__frame_read(struct km__frame *frame, const unsigned char *ring, uint64_t ring_size,
                    const struct km__frame_limits *limits, struct km__cursor *cursor);
 
 /**
- * The same, looking at the head only (checksum of the head, chain, generation, limits; not the body). For finding out where
- * frames end that another process has said to be complete.
+ * The same, looking at the head only (checksum of the head, chain, generation, limits; not the body). For finding out
+ * where frames end that another process has said to be complete.
  */
 int km__frame_peek(struct km__frame_head *head, uint64_t *position, const unsigned char *ring, uint64_t ring_size,
                    const struct km__frame_limits *limits, struct km__cursor *cursor);
 
 /**
- * Look through a whole ring for a frame whose head and body hold by themselves (chain and generation aside) and which says
- * that generations after `generation` were durable when it was written: evidence that a durable frame is damaged. Returns
- * the highest such `durable` found, or 0.
+ * Look through a whole ring for a frame whose head and body hold by themselves (chain and generation aside) and which
+ * says that generations after `generation` were durable when it was written: evidence that a durable frame is damaged.
+ * Returns the highest such `durable` found, or 0.
  */
 uint64_t km__frame_search_durable(const unsigned char *ring, uint64_t ring_size, const uint8_t uuid[16],
                                   uint64_t generation);
@@ -73,7 +75,7 @@ struct km__frame_walk {
 
 struct km__frame_page {
     uint64_t page;
-    uint32_t stored;             /* stored checksum of the page after this commit */
+    uint32_t stored; /* stored checksum of the page after this commit */
     uint16_t range_count;
     bool whole;
     const unsigned char *ranges; /* for km__frame_apply() */
@@ -91,7 +93,8 @@ uint32_t km__frame_page_bytes(const struct km__frame_page *page);
 
 /* ---- building ---------------------------------------------------------------------------------------------------- */
 
-/** A frame under construction. Fill with zeros before first use; reusable; then release. The head comes first in `bytes`. */
+/** A frame under construction. Fill with zeros before first use; reusable; then release. The head comes first in
+ * `bytes`. */
 struct km__frame_builder {
     unsigned char *bytes;
     size_t length, capacity;
@@ -104,10 +107,10 @@ struct km__frame_builder {
 void km__frame_start(struct km__frame_builder *builder);
 
 /**
- * Compare `after` (a page of a view; another thread may store into it meanwhile) with `before`, its committed image, over
- * the first `length` bytes (KM__PAGE but for the last page), and add what differs as ranges; ranges closer to each other than a range
- * entry are merged. With `whole`, a page that differs at all is added whole. Returns 1 if something was added, 0 if the pages are the
- * same, KM_ENOMEM, KM_ESIZE. Pages must be added in ascending order.
+ * Compare `after` (a page of a view; another thread may store into it meanwhile) with `before`, its committed image,
+ * over the first `length` bytes (KM__PAGE but for the last page), and add what differs as ranges; ranges closer to each
+ * other than a range entry are merged. With `whole`, a page that differs at all is added whole. Returns 1 if something
+ * was added, 0 if the pages are the same, KM_ENOMEM, KM_ESIZE. Pages must be added in ascending order.
  *
  * If 1: `image` (KM__PAGE bytes) becomes `before` with the ranges as recorded set, so that its checksum is of what the
  * frame says; then km__frame_set_stored() must follow.
@@ -138,8 +141,9 @@ struct km__frame_fields {
     uint8_t uuid[16];
 };
 
-/** Finish head, padding, chain and checksums. `*bytes`, `*length` become the frame as it goes to the ring; valid until the next
- *  start or release. `*chain` becomes its chain. Can be called again with other fields. KM_ENOMEM, KM_EUNSUPPORTED. */
+/** Finish head, padding, chain and checksums. `*bytes`, `*length` become the frame as it goes to the ring; valid until
+ * the next start or release. `*chain` becomes its chain. Can be called again with other fields. KM_ENOMEM,
+ * KM_EUNSUPPORTED. */
 int km__frame_finish(struct km__frame_builder *builder, const struct km__frame_fields *fields,
                      const unsigned char **bytes, uint64_t *length, uint64_t *chain);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Building a frame from pages before and after. A page that differs is copied once, and everything that is recorded about
- * it comes from the copy: another thread may be storing into the page meanwhile.
+ * Building a frame from pages before and after. A page that differs is copied once, and everything that is recorded
+ * about it comes from the copy: another thread may be storing into the page meanwhile.
  */
 #include <stdlib.h>
 
@@ -11,7 +11,7 @@
 #include "frame_head.h"
 #include "keepmap.h"
 
-/* What a page can take at most: n ranges have at least 4 unchanged bytes between each other, and 4 bytes of entry each. */
+/* What a page takes at most: of n ranges each has 4 bytes of entry, and 4 bytes or more lie between two of them. */
 #define PAGE_MAX (KM__PAGE_ENTRY + KM__PAGE + KM__RANGE_ENTRY)
 
 /* Bytes that a step compares. */
@@ -112,8 +112,7 @@ static void add_differences(struct page_writer *writer, const unsigned char *bef
 /* Make room for a page and open it behind the entry, which end_page() writes. */
 static int start_page(struct page_writer *writer, struct km__frame_builder *builder, uint64_t page,
                       const unsigned char *image) {
-    if (page > KM__PAGE_NUMBER_MAX || builder->page_count == UINT32_MAX ||
-        builder->range_count > UINT32_MAX - KM__PAGE)
+    if (page > KM__PAGE_NUMBER_MAX || builder->page_count == UINT32_MAX || builder->range_count > UINT32_MAX - KM__PAGE)
         return KM_ESIZE;
     const int result = reserve(&builder->bytes, &builder->capacity, builder->length + PAGE_MAX);
     if (result != 0)
@@ -123,8 +122,8 @@ static int start_page(struct page_writer *writer, struct km__frame_builder *buil
     return 0;
 }
 
-/* Close the page that was opened at `start`: drop it if nothing differs, make it a whole one if that is wanted or takes no
- * more. 1: it was added. */
+/* Close the page that was opened at `start`: drop it if nothing differs, make it a whole one if that is wanted or takes
+ * no more. 1: it was added. */
 static int end_page(struct page_writer *writer, size_t start, uint64_t page, uint32_t length, bool whole) {
     struct km__frame_builder *builder = writer->builder;
     write_range(writer);

@@ -8,7 +8,7 @@
 #include "checksum.h"
 #include "frame.h"
 
-/* Deflate cannot expand a byte to more than this: see "Maximum Compression Factor" at https://zlib.net/zlib_tech.html. */
+/* Deflate cannot expand a byte to more: "Maximum Compression Factor" at https://zlib.net/zlib_tech.html. */
 #define EXPANSION_MAX 1032u
 
 uint64_t km__frame_first_chain(const uint8_t uuid[16]) {
@@ -29,8 +29,8 @@ uint32_t km__frame_head_checksum(const uint8_t uuid[16], const struct km__frame_
     return km__crc32c(km__crc32c(0, uuid, 16), head, offsetof(struct km__frame_head, checksum));
 }
 
-/* Every page has an entry and at least one range of one byte; no range touches the next, so that a page of n ranges has n-1
- * bytes at most that none of them carries. Counts are 32 bits wide: no product overflows. */
+/* Every page has an entry and at least one range of one byte; no range touches the next, so that a page of n ranges has
+ * n-1 bytes at most that none of them carries. Counts are 32 bits wide: no product overflows. */
 static bool body_length_holds(const struct km__frame_head *head) {
     const uint64_t pages = head->page_count, ranges = head->range_count;
     if (ranges < pages || ranges > pages * (KM__PAGE / 2))

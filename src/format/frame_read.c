@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Reading frames out of a ring that anybody may have written and may be writing now. The head is copied, judged, then the
- * stored body is copied and judged; nothing is looked at twice in the ring. No length is believed before the head's
+ * Reading frames out of a ring that anybody may have written and may be writing now. The head is copied, judged, then
+ * the stored body is copied and judged; nothing is looked at twice in the ring. No length is believed before the head's
  * checksum holds, and even then it is bounded by the ring, the pages and what deflate can do.
  */
 #include <stdlib.h>
@@ -54,8 +54,8 @@ static void move_behind(struct km__cursor *cursor, const struct km__frame_head *
     cursor->data_size = head->data_size;
 }
 
-/* One page's ranges: ascending, apart, inside the first `length` bytes of the page; a whole page has exactly these. Returns the
- * byte behind them, NULL if they do not hold. */
+/* One page's ranges: ascending, apart, inside the first `length` bytes of the page; a whole page has exactly these.
+ * Returns the byte behind them, NULL if they do not hold. */
 static const unsigned char *check_ranges(const unsigned char *next, const unsigned char *end, uint32_t count,
                                          bool whole, uint32_t length) {
     if (count == 0 || (whole && count != 1))
@@ -172,9 +172,9 @@ int km__frame_peek(struct km__frame_head *head, uint64_t *position, const unsign
     return 1;
 }
 
-/* Bodies are summed where they stand, as nothing else is done with them. A hostile ring of heads that reach far over each
- * other would cost the square of its size; `budget` ends that. In a ring that only commits have written, bodies that are
- * looked at lie behind each other, but for the few that a newer lap has overwritten in part. */
+/* Bodies are summed where they stand, as nothing else is done with them. A hostile ring of heads that reach far over
+ * each other would cost the square of its size; `budget` ends that. In a ring that only commits have written, bodies
+ * that are looked at lie behind each other, but for the few that a newer lap has overwritten in part. */
 uint64_t km__frame_search_durable(const unsigned char *ring, uint64_t ring_size, const uint8_t uuid[16],
                                   uint64_t generation) {
     uint64_t highest = 0, budget = ring_size <= UINT64_MAX / 8 ? ring_size * 8 : UINT64_MAX;

@@ -129,8 +129,9 @@ int km__header_layout(struct km__header *header) {
     header->data_offset = header->table_offset + header->table_capacity;
     header->journal_offset = km__header_data_end(header);
     if (km__header_file_end(header) > KM__SIZE_MAX)
-        return km__error(KM_ESIZE, "data of %" PRIu64 " and a journal of %" PRIu64
-                                   " bytes make a file above the limit of %" PRIu64 " bytes",
+        return km__error(KM_ESIZE,
+                         "data of %" PRIu64 " and a journal of %" PRIu64
+                         " bytes make a file above the limit of %" PRIu64 " bytes",
                          header->data_capacity, header->journal_size, KM__SIZE_MAX);
     return 0;
 }
@@ -143,8 +144,7 @@ static int check_identity(const struct km__header *header, const struct reason *
     if (header->format_version == 0)
         return refuse(reason, KM_EHEADER, "its format version is 0");
     if (header->header_size != KM__SLOT_SIZE)
-        return refuse(reason, KM_EHEADER, "its header_size is %" PRIu32 ", not %u", header->header_size,
-                      KM__SLOT_SIZE);
+        return refuse(reason, KM_EHEADER, "its header_size is %" PRIu32 ", not %u", header->header_size, KM__SLOT_SIZE);
     if ((header->feature_incompatible & ~KM__KNOWN_INCOMPATIBLE) != 0)
         return refuse(reason, KM_EFEATURE, "it uses features %#" PRIx64 " that this library does not know",
                       header->feature_incompatible & ~KM__KNOWN_INCOMPATIBLE);
@@ -207,8 +207,8 @@ static int check_regions(const struct km__header *header, const struct reason *r
         for (size_t j = 0; j < i; j++)
             if (regions[i].offset < regions[j].end && regions[j].offset < regions[i].end)
                 return refuse(reason, KM_EHEADER,
-                              "its %s_offset is %" PRIu64 ", which lets it overlap the %s at %" PRIu64,
-                              regions[i].name, regions[i].offset, regions[j].name, regions[j].offset);
+                              "its %s_offset is %" PRIu64 ", which lets it overlap the %s at %" PRIu64, regions[i].name,
+                              regions[i].offset, regions[j].name, regions[j].offset);
     }
     return 0;
 }
@@ -216,9 +216,8 @@ static int check_regions(const struct km__header *header, const struct reason *r
 static int check_position(const struct km__header *header, const char *name, uint64_t position,
                           const struct reason *reason) {
     if (position > header->journal_size || position % 8 != 0)
-        return refuse(reason, KM_EHEADER,
-                      "its %s is %" PRIu64 ", not a multiple of 8 up to journal_size, %" PRIu64, name, position,
-                      header->journal_size);
+        return refuse(reason, KM_EHEADER, "its %s is %" PRIu64 ", not a multiple of 8 up to journal_size, %" PRIu64,
+                      name, position, header->journal_size);
     return 0;
 }
 
@@ -236,7 +235,7 @@ static int check_state(const struct km__header *header, const struct reason *rea
     return result != 0 ? result : check_position(header, "history_position", header->history_position, reason);
 }
 
-/* A schema is a string with nothing behind it, reserved bytes are nothing: what is not looked at cannot be used later. */
+/* A schema is a string with nothing behind it, reserved bytes are nothing: what is not checked cannot be used later. */
 static int check_zeros(const struct km__header *header, const struct reason *reason) {
     const size_t length = strnlen(header->schema, sizeof header->schema);
     if (length == sizeof header->schema)

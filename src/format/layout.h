@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Format version 1: every structure that stands in the file, with its sizes and offsets asserted. Little-endian; reserved
- * bytes are zero and checked. docs/format.md describes the same in words; change both, and the golden files, together.
- * Control (0x02000 to 0x10000) is shared memory, not format: see src/map/control.h.
+ * Format version 1: every structure that stands in the file, with its sizes and offsets asserted. Little-endian;
+ * reserved bytes are zero and checked. docs/format.md describes the same in words; change both, and the golden files,
+ * together. Control (0x02000 to 0x10000) is shared memory, not format: see src/map/control.h.
  */
 #ifndef KM_FORMAT_LAYOUT_H
 #define KM_FORMAT_LAYOUT_H
@@ -29,8 +29,8 @@
 /* Sizes are kept well below what sums of offsets could overflow. */
 #define KM__SIZE_MAX (UINT64_C(1) << 60)
 
-enum km__feature_incompatible { KM__FEATURE_COMPRESS = 1u << 0 };  /* frames may be compressed with zlib */
-enum km__feature_readonly { KM__FEATURE_FULL_PAGES = 1u << 0 };    /* a writer must journal whole pages */
+enum km__feature_incompatible { KM__FEATURE_COMPRESS = 1u << 0 }; /* frames may be compressed with zlib */
+enum km__feature_readonly { KM__FEATURE_FULL_PAGES = 1u << 0 };   /* a writer must journal whole pages */
 #define KM__KNOWN_INCOMPATIBLE UINT64_C(1)
 #define KM__KNOWN_READONLY UINT64_C(1)
 
@@ -40,38 +40,38 @@ enum km__header_flag { KM__HEADER_CLEAN = 1u << 0 };
 struct km__header {
     char magic[8];
     uint32_t format_version;
-    uint32_t header_size;           /* KM__SLOT_SIZE */
-    uint64_t feature_incompatible;  /* unknown bits: refuse */
-    uint64_t feature_readonly;      /* unknown bits: open read-only at most */
-    uint64_t feature_compatible;    /* unknown bits: ignore */
+    uint32_t header_size;          /* KM__SLOT_SIZE */
+    uint64_t feature_incompatible; /* unknown bits: refuse */
+    uint64_t feature_readonly;     /* unknown bits: open read-only at most */
+    uint64_t feature_compatible;   /* unknown bits: ignore */
     uint8_t uuid[16];
     uint32_t mode;
     uint32_t checksum_kind;
     uint32_t page_size;
     uint32_t schema_version;
-    char schema[64];                /* padded with NUL, at least one */
+    char schema[64]; /* padded with NUL, at least one */
     uint64_t created_ns;
-    uint64_t sequence;              /* raised at every write of a slot; the valid slot with the higher one counts */
-    uint64_t geometry;              /* raised when the regions below change */
+    uint64_t sequence; /* raised at every write of a slot; the valid slot with the higher one counts */
+    uint64_t geometry; /* raised when the regions below change */
     uint64_t table_offset;
-    uint64_t table_capacity;        /* bytes */
+    uint64_t table_capacity; /* bytes */
     uint64_t data_offset;
-    uint64_t data_size;             /* at `generation` */
-    uint64_t data_capacity;         /* max_size; the region ends at the next multiple of KM__ALIGN */
+    uint64_t data_size;     /* at `generation` */
+    uint64_t data_capacity; /* max_size; the region ends at the next multiple of KM__ALIGN */
     uint64_t journal_offset;
     uint64_t journal_size;
-    uint64_t journal_configured;    /* what it shrinks back to */
-    uint64_t generation;            /* home is at */
-    uint64_t target;                /* a checkpoint in progress brings home to; == generation: none */
-    uint64_t journal_position;      /* where frame generation + 1 starts, if it is not at 0 */
-    uint64_t journal_chain;         /* chain of frame `generation` */
-    uint64_t digest;                /* of the whole map at `generation` */
-    uint64_t history_generation;    /* an older place where a walk of the journal may still find frames */
+    uint64_t journal_configured; /* what it shrinks back to */
+    uint64_t generation;         /* home is at */
+    uint64_t target;             /* a checkpoint in progress brings home to; == generation: none */
+    uint64_t journal_position;   /* where frame generation + 1 starts, if it is not at 0 */
+    uint64_t journal_chain;      /* chain of frame `generation` */
+    uint64_t digest;             /* of the whole map at `generation` */
+    uint64_t history_generation; /* an older place where a walk of the journal may still find frames */
     uint64_t history_position;
     uint64_t history_chain;
-    uint64_t flags;                 /* enum km__header_flag */
+    uint64_t flags; /* enum km__header_flag */
     uint8_t reserved[4092 - 296];
-    uint32_t checksum;              /* CRC-32C of all bytes before */
+    uint32_t checksum; /* CRC-32C of all bytes before */
 };
 static_assert(sizeof(struct km__header) == KM__SLOT_SIZE, "a header slot is one page");
 static_assert(offsetof(struct km__header, uuid) == 40, "layout");
@@ -90,23 +90,23 @@ enum km__frame_flag { KM__FRAME_COMPRESSED = 1u << 0 };
 /* Head of a frame; the stored body follows, padded with zeros to a multiple of 8. */
 struct km__frame_head {
     uint32_t magic;
-    uint32_t flags;            /* enum km__frame_flag */
+    uint32_t flags; /* enum km__frame_flag */
     uint64_t generation;
-    uint64_t length;           /* of the whole frame in the ring, a multiple of 8 */
-    uint64_t body_length;      /* of the body, not compressed */
-    uint64_t stored_length;    /* of the body as it stands in the ring, padding not counted */
+    uint64_t length;        /* of the whole frame in the ring, a multiple of 8 */
+    uint64_t body_length;   /* of the body, not compressed */
+    uint64_t stored_length; /* of the body as it stands in the ring, padding not counted */
     uint32_t page_count;
     uint32_t range_count;
-    uint64_t time_ns;          /* since 1970 */
+    uint64_t time_ns; /* since 1970 */
     uint32_t process_id;
     uint32_t reserved;
-    uint64_t nonce;            /* random value of the attach that wrote it */
-    uint64_t data_size;        /* after this commit */
-    uint64_t digest;           /* of the whole map after this commit */
-    uint64_t durable;          /* newest generation that was known durable when this was written */
-    uint64_t chain;            /* km__frame_chain() of the previous frame's chain and this frame */
-    uint32_t body_checksum;    /* CRC-32C of the stored body and its padding */
-    uint32_t checksum;         /* CRC-32C of the UUID and of all bytes of the head before this */
+    uint64_t nonce;         /* random value of the attach that wrote it */
+    uint64_t data_size;     /* after this commit */
+    uint64_t digest;        /* of the whole map after this commit */
+    uint64_t durable;       /* newest generation that was known durable when this was written */
+    uint64_t chain;         /* km__frame_chain() of the previous frame's chain and this frame */
+    uint32_t body_checksum; /* CRC-32C of the stored body and its padding */
+    uint32_t checksum;      /* CRC-32C of the UUID and of all bytes of the head before this */
 };
 static_assert(sizeof(struct km__frame_head) == 112, "head of a frame");
 static_assert(offsetof(struct km__frame_head, time_ns) == 48, "layout");
