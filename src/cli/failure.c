@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the tool says when something fails: one line, "keepmap: VERB TARGET: what is wrong: what to do about it".
+ */
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "command.h"
+#include "text.h"
+
+/** Print the line, with everything in it that a terminal could obey made visible. */
+static void print_line(const struct cli_command *command, const char *what, const char *hint) {
+    const char *target = command->target;
+    char *line = NULL;
+    const int length = asprintf(&line, "keepmap: %s%s%s: %s%s%s", command->verb->name, target ? " " : "",
+                                target ? target : "", what, hint ? ": " : "", hint ? hint : "");
+    fflush(stdout); /* what was found before it failed comes first, where both streams are one */
+    if (length < 0) {
+        fputs("keepmap: out of memory\n", stderr);
+        return;
+    }
+    cli_text_sanitize(line, (size_t)length);
+    fprintf(stderr, "%s\n", line);
+    free(line);
+}
+
+int cli_fail_text(const struct cli_command *command, int status, const char *format, ...) {
+    char *what = NULL;
+    va_list arguments;
+    va_start(arguments, format);
+    const int length = vasprintf(&what, format, arguments);
+    va_end(arguments);
+    print_line(command, length < 0 ? "out of memory" : what, NULL);
+    if (length >= 0)
+        free(what);
+    return status;
+}
+
+int cli_fail_usage(struct cli_command *command, const char *format, ...) {
+    char *what = NULL;
+    va_list arguments;
+    va_start(arguments, format);
+    const int length = vasprintf(&what, format, arguments);
+    va_end(arguments);
+    char hint[64];
+    snprintf(hint, sizeof hint, "see 'keepmap %s --help'", command->verb->name);
+    print_line(command, length < 0 ? "out of memory" : what, hint);
+    if (length >= 0)
+        free(what);
+    command->status = CLI_USAGE;
+    return -1;
+}
+
+/** Advice for an error whose detail holds none. NULL: there is nothing to say. */
+static const char *general_advice(int error) {
+    switch (error) {
+    case KM_ENOTFOUND:
+    case KM_ENOTMAP:
+    case KM_EEMPTY:
+        return "check the path";
+    case KM_EBUSY:
+        return "see who with 'keepmap who', and try again";
+    case KM_EACCESS:
+        return "check the permissions of the file and of its directory";
+    case KM_EDIRECTORY:
+        return "give the path of a file";
+    case KM_ETRUNCATED:
+    case KM_EHEADER:
+    case KM_EJOURNAL:
+        return "restore it from a copy";
+    case KM_ECORRUPT:
+        return "see what is damaged with 'keepmap verify', restore it from a copy";
+    case KM_EVERSION:
+        return "use a newer keepmap";
+    case KM_EFEATURE:
+        return "use a newer keepmap, or a build that has it";
+    case KM_ESCHEMA:
+        return "check that this is the right map";
+    case KM_ENOSPACE:
+        return "make room and try again";
+    case KM_EIO:
+        return "look at the system's log, then check the map with 'keepmap verify'";
+    default:
+        return NULL;
+    }
+}
+
+/** What the tool itself can do about an error: the library knows neither verbs nor options. Or NULL. */
+static const char *tool_advice(const struct cli_command *command, int error, const char *detail) {
+    switch (error) {
+    case KM_ENOTFOUND:
+        return command->verb == &cli_verb_create ? NULL : "'keepmap create' makes a new map";
+    case KM_EEXISTS:
+        return "--force replaces a map that nobody has open";
+    case KM_EFILESYSTEM:
+        return "on the command line that is --any-filesystem";
+    case KM_EBUSY:
+        return strstr(detail, "wait longer") ? "--timeout SECONDS sets how long" : NULL;
+    case KM_ESCHEMA:
+        return "'keepmap info' shows its schema";
+    default:
+        return NULL;
+    }
+}
+
+int cli_fail(const struct cli_command *command, int error) {
+    const char *message = km_error_message(error), *detail = km_last_error_detail();
+    if (command->target) {
+        const size_t length = strlen(command->target);
+        if (strncmp(detail, command->target, length) == 0 && strncmp(detail + length, ": ", 2) == 0)
+            detail += length + 2; /* the line names the target already */
+    }
+    const char *tool = tool_advice(command, error, detail);
+    char *what = NULL;
+    int length;
+    if (strstr(detail, ": ")) { /* it says what is wrong and what to do */
+        length = asprintf(&what, "%s%s%s", detail, tool ? "; " : "", tool ? tool : "");
+    } else {
+        const bool new_words = *detail && strcasestr(detail, message) == NULL;
+        const char *general = general_advice(error);
+        length = asprintf(&what, "%s%s%s%s%s%s%s%s", new_words || *detail == '\0' ? message : detail,
+                          new_words ? " (" : "", new_words ? detail : "", new_words ? ")" : "", general ? ": " : "",
+                          general ? general : "", tool ? (general ? "; " : ": ") : "", tool ? tool : "");
+    }
+    print_line(command, length < 0 ? message : what, NULL);
+    if (length >= 0)
+        free(what);
+    return km_error_exit_status(error);
+}

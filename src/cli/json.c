@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Writing JSON (RFC 8259). Members stand one a line, indented, so that people can read the output too.
+ */
+#include "json.h"
+
+#include <inttypes.h>
+#include <stddef.h>
+
+#include "text.h"
+
+/** Length of the well-formed UTF-8 sequence at `bytes` (Unicode 15, table 3-7), or 0. Does not look beyond a NUL. */
+static size_t utf8_length(const unsigned char *bytes) {
+    const unsigned char first = bytes[0];
+    size_t length;
+    unsigned char low = 0x80, high = 0xbf; /* of the second byte */
+    if (first < 0x80)
+        return 1;
+    if (first >= 0xc2 && first <= 0xdf) {
+        length = 2;
+    } else if (first >= 0xe0 && first <= 0xef) {
+        length = 3;
+        low = first == 0xe0 ? 0xa0 : 0x80;
+        high = first == 0xed ? 0x9f : 0xbf;
+    } else if (first >= 0xf0 && first <= 0xf4) {
+        length = 4;
+        low = first == 0xf0 ? 0x90 : 0x80;
+        high = first == 0xf4 ? 0x8f : 0xbf;
+    } else {
+        return 0;
+    }
+    if (bytes[1] < low || bytes[1] > high)
+        return 0;
+    for (size_t i = 2; i < length; i++)
+        if (bytes[i] < 0x80 || bytes[i] > 0xbf)
+            return 0;
+    return length;
+}
+
+static void put_string(FILE *stream, const char *text) {
+    putc('"', stream);
+    const unsigned char *next = (const unsigned char *)text;
+    while (*next != '\0') {
+        const size_t length = utf8_length(next);
+        if (length == 0)
+            fputs("\xef\xbf\xbd", stream); /* U+FFFD, the replacement character */
+        else if (*next == '"' || *next == '\\')
+            fprintf(stream, "\\%c", *next);
+        else if (*next < 0x20 || *next == 0x7f)
+            fprintf(stream, "\\u%04x", (unsigned)*next);
+        else
+            fwrite(next, 1, length, stream);
+        next += length == 0 ? 1 : length;
+    }
+    putc('"', stream);
+}
+
+/** Everything that stands before a value: the comma, the line, the key. */
+static void start_value(struct cli_json *json, const char *key) {
+    if (json->depth > 0) {
+        fputs(json->filled ? ",\n" : "\n", json->stream);
+        for (unsigned i = 0; i < json->depth; i++)
+            fputs("  ", json->stream);
+    }
+    json->filled = true;
+    if (key) {
+        put_string(json->stream, key);
+        fputs(": ", json->stream);
+    }
+}
+
+void cli_json_open(struct cli_json *json, const char *key, char bracket) {
+    start_value(json, key);
+    putc(bracket, json->stream);
+    json->depth++;
+    json->filled = false;
+}
+
+void cli_json_close(struct cli_json *json, char bracket) {
+    json->depth--;
+    if (json->filled) {
+        putc('\n', json->stream);
+        for (unsigned i = 0; i < json->depth; i++)
+            fputs("  ", json->stream);
+    }
+    putc(bracket, json->stream);
+    json->filled = true;
+    if (json->depth == 0)
+        putc('\n', json->stream);
+}
+
+void cli_json_string(struct cli_json *json, const char *key, const char *value) {
+    start_value(json, key);
+    put_string(json->stream, value);
+}
+
+void cli_json_number(struct cli_json *json, const char *key, uint64_t value) {
+    start_value(json, key);
+    fprintf(json->stream, "%" PRIu64, value);
+}
+
+void cli_json_bool(struct cli_json *json, const char *key, bool value) {
+    start_value(json, key);
+    fputs(value ? "true" : "false", json->stream);
+}
+
+void cli_json_null(struct cli_json *json, const char *key) {
+    start_value(json, key);
+    fputs("null", json->stream);
+}
+
+void cli_json_hex(struct cli_json *json, const char *key, uint64_t value, int digits) {
+    start_value(json, key);
+    fprintf(json->stream, "\"%0*" PRIx64 "\"", digits, value);
+}
+
+void cli_json_time(struct cli_json *json, const char *key, uint64_t time_ns) {
+    char text[CLI_TEXT_SIZE], key_ns[40];
+    cli_json_string(json, key, cli_text_utc_time(text, time_ns));
+    snprintf(key_ns, sizeof key_ns, "%s_ns", key);
+    cli_json_number(json, key_ns, time_ns);
+}

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * keepmap checkpoint: what stands in the journal goes home, as far as no reader holds it back.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "command.h"
+#include "report.h"
+
+static void print_result(const struct cli_command *command, const struct cli_report *report) {
+    if (command->json) {
+        struct cli_json json;
+        cli_report_json(command, report, &json);
+        cli_json_number(&json, "checkpoint_generation", report->checkpoint_generation);
+        cli_json_close(&json, '}');
+    } else if (!command->quiet) {
+        printf("%s is checkpointed up to generation %" PRIu64, command->target, report->checkpoint_generation);
+        if (report->checkpoint_generation < report->generation)
+            printf(" of %" PRIu64 ": a reader holds back the rest, or commits were made meanwhile", report->generation);
+        putchar('\n');
+    }
+}
+
+static int run(struct cli_command *command) {
+    if (cli_next_option(command) < 0)
+        return command->status;
+    km_map *map;
+    struct km_options options = {.flags = 0};
+    int status = cli_open(command, &map, &options);
+    if (status)
+        return status;
+    struct cli_report report;
+    const int error = km_checkpoint(map);
+    status = error ? cli_fail(command, error) : cli_report_take(command, map, &report);
+    const int closed = cli_close(command, map, "what was committed stands in the journal");
+    if (status == CLI_DONE && closed == CLI_DONE)
+        print_result(command, &report);
+    return status ? status : closed;
+}
+
+const struct cli_verb cli_verb_checkpoint = {
+    .name = "checkpoint",
+    .arguments = "TARGET",
+    .argument_count = 1,
+    .summary = "bring the data region up to date and free the journal",
+    .description =
+        "Write what stands in the journal into the data region, up to the newest commit that no reader holds\n"
+        "back, so that the journal can be used again. Happens by itself when half the journal is used and\n"
+        "when the last writer closes the map.",
+    .example = "  keepmap checkpoint state.km",
+    .run = run,
+};

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * keepmap log: the commits that still stand in the journal, newest last. They are collected before anything is printed,
+ * so that the last ones can be picked and an error leaves no half of a list.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "command.h"
+#include "json.h"
+#include "text.h"
+
+enum { OPTION_LIMIT = 256 };
+
+static const struct cli_option log_options[] = {
+    {"limit", "N", OPTION_LIMIT, "the newest N commits only (default: all that are left)"},
+};
+
+struct entries {
+    struct km_log_entry *list;
+    size_t count, capacity;
+};
+
+static int remember_entry(void *context, const struct km_log_entry *entry) {
+    struct entries *entries = context;
+    if (entries->count == entries->capacity) {
+        const size_t capacity = entries->capacity ? entries->capacity * 2 : 64;
+        struct km_log_entry *list = realloc(entries->list, capacity * sizeof *list);
+        if (list == NULL)
+            return KM_ENOMEM;
+        entries->list = list;
+        entries->capacity = capacity;
+    }
+    entries->list[entries->count++] = *entry;
+    return 0;
+}
+
+static void print_json(const struct cli_command *command, const struct entries *entries, size_t first) {
+    struct cli_json json = {.stream = stdout};
+    cli_json_open(&json, NULL, '{');
+    cli_json_string(&json, "target", command->target);
+    cli_json_open(&json, "commits", '[');
+    for (size_t i = first; i < entries->count; i++) {
+        const struct km_log_entry *entry = &entries->list[i];
+        cli_json_open(&json, NULL, '{');
+        cli_json_number(&json, "generation", entry->generation);
+        cli_json_time(&json, "time", entry->time_ns);
+        cli_json_number(&json, "process_id", entry->process_id);
+        cli_json_number(&json, "changed_bytes", entry->changed_bytes);
+        cli_json_number(&json, "pages", entry->pages);
+        cli_json_number(&json, "frame_bytes", entry->frame_bytes);
+        cli_json_number(&json, "size", entry->size);
+        cli_json_hex(&json, "digest", entry->digest, 16);
+        cli_json_bool(&json, "checkpointed", entry->checkpointed != 0);
+        cli_json_bool(&json, "compressed", entry->compressed != 0);
+        cli_json_close(&json, '}');
+    }
+    cli_json_close(&json, ']');
+    cli_json_close(&json, '}');
+}
+
+static void print_table(const struct entries *entries, size_t first) {
+    if (first == entries->count) {
+        printf("no commits stand in the journal\n");
+        return;
+    }
+    printf("%10s  %-29s %10s %12s %8s %12s  %s\n", "generation", "time", "process", "bytes", "pages", "in journal",
+           "state");
+    for (size_t i = first; i < entries->count; i++) {
+        const struct km_log_entry *entry = &entries->list[i];
+        char time[CLI_TEXT_SIZE];
+        printf("%10" PRIu64 "  %-29s %10" PRIu32 " %12" PRIu64 " %8" PRIu32 " %12" PRIu64 "  %s%s\n", entry->generation,
+               cli_text_local_time(time, entry->time_ns), entry->process_id, entry->changed_bytes, entry->pages,
+               entry->frame_bytes, entry->checkpointed ? "checkpointed" : "in journal only",
+               entry->compressed ? ", compressed" : "");
+    }
+}
+
+static int run(struct cli_command *command) {
+    uint64_t limit = UINT64_MAX;
+    int id;
+    while ((id = cli_next_option(command)) > 0) {
+        const char *wrong = cli_parse_count(command->value, &limit);
+        if (wrong)
+            return cli_fail_usage(command, "--limit: '%s' %s", command->value, wrong), command->status;
+    }
+    if (id < 0)
+        return command->status;
+
+    km_map *map;
+    struct km_options options = {.flags = KM_READONLY};
+    int status = cli_open(command, &map, &options);
+    if (status)
+        return status;
+    struct entries entries = {.list = NULL};
+    const int error = km_log(map, remember_entry, &entries);
+    if (error == KM_ECANCELED) /* only our function stops it */
+        status = cli_fail_text(command, km_error_exit_status(KM_ENOMEM), "%s", km_error_message(KM_ENOMEM));
+    else if (error)
+        status = cli_fail(command, error);
+    const int closed = cli_close(command, map, "nothing was changed");
+    if (status == CLI_DONE && closed == CLI_DONE) {
+        const size_t first = entries.count > limit ? entries.count - (size_t)limit : 0;
+        if (command->json)
+            print_json(command, &entries, first);
+        else
+            print_table(&entries, first);
+    }
+    free(entries.list);
+    return status ? status : closed;
+}
+
+const struct cli_verb cli_verb_log = {
+    .name = "log",
+    .arguments = "TARGET",
+    .argument_count = 1,
+    .summary = "list the commits that still stand in the journal",
+    .description =
+        "List the commits that still stand in the journal, newest last: generation, time, process, bytes of data\n"
+        "changed, pages touched, bytes taken in the journal, and whether a checkpoint has brought them home.\n"
+        "Never changes the file.",
+    .options = log_options,
+    .option_count = sizeof log_options / sizeof *log_options,
+    .example = "  keepmap log state.km --limit 10",
+    .run = run,
+};

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * keepmap sync: every commit up to now becomes durable.
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "command.h"
+#include "report.h"
+
+static int run(struct cli_command *command) {
+    if (cli_next_option(command) < 0)
+        return command->status;
+    km_map *map;
+    struct km_options options = {.flags = 0};
+    int status = cli_open(command, &map, &options);
+    if (status)
+        return status;
+    struct cli_report report;
+    const int error = km_sync(map);
+    status = error ? cli_fail(command, error) : cli_report_take(command, map, &report);
+    const int closed = cli_close(command, map, "what was committed is durable");
+    if (status || closed)
+        return status ? status : closed;
+    if (command->json) {
+        struct cli_json json;
+        cli_report_json(command, &report, &json);
+        cli_json_number(&json, "durable_generation", report.durable_generation);
+        cli_json_close(&json, '}');
+    } else if (!command->quiet) {
+        printf("%s is durable up to generation %" PRIu64 "\n", command->target, report.durable_generation);
+    }
+    return CLI_DONE;
+}
+
+const struct cli_verb cli_verb_sync = {
+    .name = "sync",
+    .arguments = "TARGET",
+    .argument_count = 1,
+    .summary = "make all commits durable, lazy ones too",
+    .description = "Wait until every commit up to now is on the disk, whoever made it, lazily or not.",
+    .example = "  keepmap sync state.km",
+    .run = run,
+};
