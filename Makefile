@@ -132,7 +132,7 @@ bench: $(BUILD)/bench/bench ## measure commits, reads and opens beside the disk 
 demo: ## a worker is killed again and again and loses nothing: make demo [FILE=text]
 	@tests/install-packages --optional $(DEMO_PACKAGES)
 	@$(MAKE) --no-print-directory --silent $(BUILD)/keepmap $(BUILD)/examples/count
-	@BUILD=$(BUILD) tests/demo $(FILE)
+	@BUILD=$(BUILD) tests/demo $(if $(FILE),"$(FILE)")
 
 STYLED = $(wildcard include/*.h src/*/*.[ch] tests/*/*.[ch] docs/examples/*.[ch])
 format: ## bring the sources into shape with clang-format
