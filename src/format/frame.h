@@ -143,7 +143,7 @@ struct km__frame_fields {
 
 /** Finish head, padding, chain and checksums. `*bytes`, `*length` become the frame as it goes to the ring; valid until
  * the next start or release. `*chain` becomes its chain. Can be called again with other fields. KM_ENOMEM,
- * KM_EUNSUPPORTED. */
+ * KM_EUNSUPPORTED, KM_ESIZE (generation above KM__GENERATION_MAX). */
 int km__frame_finish(struct km__frame_builder *builder, const struct km__frame_fields *fields,
                      const unsigned char **bytes, uint64_t *length, uint64_t *chain);
 

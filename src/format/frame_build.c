@@ -217,6 +217,8 @@ static int compress_body(struct km__frame_builder *builder, size_t body_length, 
 
 int km__frame_finish(struct km__frame_builder *builder, const struct km__frame_fields *fields,
                      const unsigned char **bytes, uint64_t *length, uint64_t *chain) {
+    if (fields->generation > KM__GENERATION_MAX)
+        return KM_ESIZE;
     struct km__frame_head head = {
         .magic = KM__FRAME_MAGIC,
         .generation = fields->generation,

@@ -46,7 +46,7 @@ bool km__frame_head_holds(const struct km__frame_head *head, const uint8_t uuid[
         return false;
     if ((head->flags & ~(uint32_t)KM__FRAME_COMPRESSED) != 0 || head->reserved != 0)
         return false;
-    if (head->generation == 0 || head->durable >= head->generation)
+    if (head->generation == 0 || head->generation > KM__GENERATION_MAX || head->durable >= head->generation)
         return false;
     if (head->data_size == 0 || head->data_size > KM__SIZE_MAX ||
         head->page_count > km__round_up(head->data_size, KM__PAGE) / KM__PAGE)

@@ -29,6 +29,9 @@
 /* Sizes are kept well below what sums of offsets could overflow. */
 #define KM__SIZE_MAX (UINT64_C(1) << 60)
 
+/* Generations become offsets of byte-range locks far behind the end of the file: they must leave room there. */
+#define KM__GENERATION_MAX (UINT64_C(1) << 60)
+
 enum km__feature_incompatible { KM__FEATURE_COMPRESS = 1u << 0 }; /* frames may be compressed with zlib */
 enum km__feature_readonly { KM__FEATURE_FULL_PAGES = 1u << 0 };   /* a writer must journal whole pages */
 #define KM__KNOWN_INCOMPATIBLE UINT64_C(1)
