@@ -33,9 +33,6 @@ static int check_zeros(const struct km__header *header, const struct reason *rea
 
 __attribute__((format(printf, 3, 4))) static int refuse(const struct reason *reason, int code, const char *format,
                                                         ...) {
-    if (header->target > KM__GENERATION_MAX)
-        return refuse(reason, KM_EHEADER, "its target is %" PRIu64 ", above the limit of %" PRIu64, header->target,
-                      KM__GENERATION_MAX);
     if (reason->text != NULL && reason->size > 0) {
         va_list arguments;
         va_start(arguments, format);
@@ -225,6 +222,9 @@ static int check_position(const struct km__header *header, const char *name, uin
 }
 
 static int check_state(const struct km__header *header, const struct reason *reason) {
+    if (header->target > KM__GENERATION_MAX)
+        return refuse(reason, KM_EHEADER, "its target is %" PRIu64 ", above the limit of %" PRIu64, header->target,
+                      KM__GENERATION_MAX);
     if (header->target < header->generation)
         return refuse(reason, KM_EHEADER, "its target is %" PRIu64 ", below its generation, %" PRIu64, header->target,
                       header->generation);
