@@ -65,6 +65,11 @@ void os__fork_release(void);
 void os__fork_add(struct os__fork_entry *entry, int fd);
 void os__fork_remove(struct os__fork_entry *entry);
 
+/* ---- mappings ------------------------------------------------------------------------------------------------------ */
+
+/** Next multiple of KM_PAGE_SIZE and of the processor's page; 0 if that is out of range. */
+uint64_t os__round_up_to_page(uint64_t length);
+
 /* ---- files, as mappings see them --------------------------------------------------------------------------------- */
 
 /** Descriptor to map the file by, and its path for messages. */

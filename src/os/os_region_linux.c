@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Shared mappings, and sparse memory. A mapping remembers the process that made it: a child of fork has nothing mapped at
- * its address, or something of its own, and must not unmap that.
+ * Shared mappings. A mapping remembers the process that made it: a child of fork has nothing mapped at its address, or
+ * something of its own, and must not unmap that.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -10,16 +10,9 @@
 
 #include "os_posix.h"
 
-static uint64_t round_up_to_page(uint64_t length) {
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    return (length + page - 1) / page * page;
-}
-
 static void *this_process(void) {
     return (void *)(uintptr_t)getpid();
 }
-
-/* ---- regions ----------------------------------------------------------------------------------------------------- */
 
 int os_region_map(struct os_region *region, struct os_file *file, uint64_t offset, uint64_t length, bool writable) {
     int error = os__file_contains(file, offset, length, "map it");
@@ -27,13 +20,13 @@ int os_region_map(struct os_region *region, struct os_file *file, uint64_t offse
         return error;
     int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
     void *address =
-        mmap(NULL, round_up_to_page(length), protection, MAP_SHARED, os__file_descriptor(file), (off_t)offset);
+        mmap(NULL, os__round_up_to_page(length), protection, MAP_SHARED, os__file_descriptor(file), (off_t)offset);
     if (address == MAP_FAILED)
         return os__system_error(errno, "map it", os__file_path(file));
-    if (madvise(address, round_up_to_page(length), MADV_DONTFORK) != 0 ||
-        madvise(address, round_up_to_page(length), MADV_DONTDUMP) != 0) {
+    if (madvise(address, os__round_up_to_page(length), MADV_DONTFORK) != 0 ||
+        madvise(address, os__round_up_to_page(length), MADV_DONTDUMP) != 0) {
         int number = errno;
-        munmap(address, round_up_to_page(length));
+        munmap(address, os__round_up_to_page(length));
         return os__system_error(number, "map it", os__file_path(file));
     }
     *region = (struct os_region){
@@ -50,7 +43,7 @@ int os_region_sync(struct os_region *region, uint64_t offset, uint64_t length) {
     /* msync() syncs the file's pages of the range, whoever made them dirty, also through a mapping that may only read. */
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     uint64_t start = offset / page * page;
-    uint64_t end = round_up_to_page(offset + length);
+    uint64_t end = os__round_up_to_page(offset + length);
     while (msync(region->address + start, end - start, MS_SYNC) != 0) {
         if (errno != EINTR)
             return os__system_error(errno, "make it durable", os__file_path(region->file));
@@ -60,41 +53,6 @@ int os_region_sync(struct os_region *region, uint64_t offset, uint64_t length) {
 
 void os_region_unmap(struct os_region *region) {
     if (region->address != NULL && region->system == this_process())
-        munmap(region->address, round_up_to_page(region->length));
+        munmap(region->address, os__round_up_to_page(region->length));
     *region = (struct os_region){.address = NULL};
-}
-
-/* ---- memory ------------------------------------------------------------------------------------------------------ */
-
-void *os_memory_reserve(uint64_t length) {
-    void *address = mmap(NULL, round_up_to_page(length), PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (address == MAP_FAILED) {
-        os__system_error(errno, "reserve memory", NULL);
-        return NULL;
-    }
-    /* Stores are sparse, one page here and there: a huge page for each would multiply the memory that they take. A kernel
-     * without huge pages refuses the advice and needs none. */
-    (void)madvise(address, round_up_to_page(length), MADV_NOHUGEPAGE);
-    if (madvise(address, round_up_to_page(length), MADV_DONTFORK) != 0 ||
-        madvise(address, round_up_to_page(length), MADV_DONTDUMP) != 0) {
-        os__system_error(errno, "reserve memory", NULL);
-        munmap(address, round_up_to_page(length));
-        return NULL;
-    }
-    return address;
-}
-
-void os_memory_drop(void *address, uint64_t length) {
-    /* Locked memory (mlockall) is not given back by MADV_DONTNEED, and must read as zeros all the same. */
-    if (length != 0 && madvise(address, length, MADV_DONTNEED) != 0) {
-        unsigned char *bytes = address;
-        for (uint64_t i = 0; i < length; i++)
-            bytes[i] = 0;
-    }
-}
-
-void os_memory_release(void *address, uint64_t length) {
-    if (address != NULL)
-        munmap(address, round_up_to_page(length));
 }

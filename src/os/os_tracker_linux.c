@@ -25,7 +25,7 @@
 
 #include "os_tracker_linux.h"
 
-#define PAGE ((uint64_t)4096)
+#define PAGE ((uint64_t)KM_PAGE_SIZE)
 
 /* From Linux 6.7, include/uapi/linux/userfaultfd.h and fs.h; the headers that we are built with may be older. */
 #define FEATURE_WP_ASYNC (UINT64_C(1) << 15)

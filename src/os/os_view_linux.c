@@ -10,17 +10,7 @@
 
 #include "os_tracker_linux.h"
 
-#define PAGE ((uint64_t)4096)
-
-/* A multiple of KM_PAGE_SIZE and of the processor's page; 0 if there is none that fits. */
-static uint64_t round_up_to_page(uint64_t length) {
-    uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-    if (page < PAGE)
-        page = PAGE;
-    if (length > (uint64_t)INT64_MAX - page)
-        return 0;
-    return (length + page - 1) / page * page;
-}
+#define PAGE ((uint64_t)KM_PAGE_SIZE)
 
 /* Put the file's bytes [start, end) of the view into its place; 0 or errno. */
 static int map_part(const struct os_view *view, uint64_t start, uint64_t end) {
@@ -41,8 +31,8 @@ static void reserve_part(const struct os_view *view, uint64_t start, uint64_t en
 
 int os_view_map(struct os_view *view, struct os_file *file, uint64_t offset, uint64_t length, uint64_t reserve) {
     const char *path = os__file_path(file);
-    uint64_t mapped = round_up_to_page(length);
-    uint64_t reserved = round_up_to_page(reserve);
+    uint64_t mapped = os__round_up_to_page(length);
+    uint64_t reserved = os__round_up_to_page(reserve);
     if (mapped == 0 || reserved < mapped)
         return km__error(KM_ESIZE, "%s: cannot map %llu bytes in %llu bytes of address space", path,
                          (unsigned long long)length, (unsigned long long)reserve);
@@ -86,7 +76,7 @@ free_linux_part:
 int os_view_grow(struct os_view *view, uint64_t length) {
     const char *path = os__file_path(view->file);
     uint64_t before = view->length;
-    uint64_t mapped = round_up_to_page(length);
+    uint64_t mapped = os__round_up_to_page(length);
     if (mapped == 0 || mapped > view->reserve)
         return km__error(KM_ESIZE,
                          "%s: cannot map %llu bytes: %llu bytes of address space were reserved: open it again", path,
