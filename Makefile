@@ -19,6 +19,7 @@ ZLIB ?= $(shell $(PKG_CONFIG) --exists zlib 2>/dev/null && echo 1 || echo 0)
 SANITIZE ?=
 # The packages (Debian's names) that the tests need, and those that the demo uses where it can get them.
 TEST_PACKAGES := pkg-config zlib1g-dev libcmocka-dev bats jq binutils clang
+SANITIZE_PACKAGES := pkg-config zlib1g-dev libcmocka-dev clang libclang-rt-dev
 DEMO_PACKAGES := pkg-config zlib1g-dev wamerican
 # The second compiler of `make test`, and the one of `make sanitize`.
 OTHER_CC ?= $(if $(findstring clang,$(CC)),gcc,clang)
@@ -113,7 +114,7 @@ test: ## install what is missing, build, run all tests; ends with "N passed, N f
 	@BUILD=$(BUILD) MAKE="$(MAKE)" OTHER_CC=$(OTHER_CC) tests/run
 
 sanitize: ## run the tests under the address, undefined-behaviour and thread sanitizers
-	@tests/install-packages $(TEST_PACKAGES)
+	@tests/install-packages $(SANITIZE_PACKAGES)
 	@BUILD=$(BUILD) MAKE="$(MAKE)" SANITIZE_CC=$(SANITIZE_CC) tests/run sanitize
 
 check-model: ## check the protocol models with spin
