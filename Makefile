@@ -220,7 +220,7 @@ endef
 $(foreach source,$(TEST_SOURCES) $(TOOL_SOURCES),$(eval $(call test-program,$(source),internal)))
 $(foreach source,$(CRASH_SOURCES),$(eval $(call test-program,$(source),sim)))
 
-$(BUILD)/bench/bench: $(BENCH_OBJECTS) $(BUILD)/libkeepmap.a
+$(BUILD)/bench/bench: $(BENCH_OBJECTS) $(BUILD)/tests/libsupport.a $(BUILD)/libkeepmap.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(LIBRARIES)
