@@ -49,7 +49,7 @@ static int id_of(const struct cli_option *option) {
     return option->id;
 }
 
-/* ---- help ---------------------------------------------------------------------------------------------------------- */
+/* ---- help -------------------------------------------------------------------------------------------------------- */
 
 static void print_option(const struct cli_option *option) {
     char left[48];
@@ -124,7 +124,7 @@ const char *cli_suggest(const char *word, const char *const *names, size_t count
     return best;
 }
 
-/* ---- parsing ------------------------------------------------------------------------------------------------------- */
+/* ---- parsing ----------------------------------------------------------------------------------------------------- */
 
 /** getopt_long() did not know what to do: say what it met. */
 static int refuse_option(struct cli_command *command, int result, const struct cli_option *const *list, size_t count) {
@@ -187,6 +187,8 @@ static int take_arguments(struct cli_command *command) {
                               verb->arguments);
     command->target = arguments[0];
     command->argument = count > 1 ? arguments[1] : NULL;
+    snprintf(command->shown, sizeof command->shown, "%s", command->target);
+    cli_text_sanitize(command->shown, strlen(command->shown));
     if (command->target[0] == '\0')
         return cli_fail_usage(command, "the map's path is empty");
     if (strcmp(command->target, "-") == 0)

@@ -46,6 +46,7 @@ struct cli_command {
     char **argv; /* argv[0] is the verb */
 
     const char *target;   /* set when cli_next_option() has returned 0 */
+    char shown[512];      /* the same, for people: fit for a terminal */
     const char *argument; /* the second argument, if the verb has one */
     const char *option;   /* name and value of the option returned last */
     const char *value;

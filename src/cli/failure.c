@@ -105,27 +105,40 @@ static const char *tool_advice(const struct cli_command *command, int error, con
     }
 }
 
+/** What is wrong and what to do about it, for an error with its detail. Allocated; NULL when there is no memory. */
+static char *explain(const struct cli_command *command, int error, const char *detail) {
+    char *text = NULL;
+    size_t length;
+    FILE *stream = open_memstream(&text, &length);
+    if (stream == NULL)
+        return NULL;
+    const char *message = km_error_message(error);
+    bool advised = strstr(detail, ": ") != NULL; /* the library's sentences end with what to do */
+    if (advised || (*detail && strcasestr(detail, message)))
+        fputs(detail, stream);
+    else if (*detail)
+        fprintf(stream, "%s (%s)", message, detail);
+    else
+        fputs(message, stream);
+    const char *general = general_advice(error), *tool = tool_advice(command, error, detail);
+    if (general && !advised) {
+        fprintf(stream, ": %s", general);
+        advised = true;
+    }
+    if (tool)
+        fprintf(stream, "%s%s", advised ? "; " : ": ", tool);
+    return fclose(stream) == 0 ? text : NULL;
+}
+
 int cli_fail(const struct cli_command *command, int error) {
-    const char *message = km_error_message(error), *detail = km_last_error_detail();
+    const char *detail = km_last_error_detail();
     if (command->target) {
         const size_t length = strlen(command->target);
         if (strncmp(detail, command->target, length) == 0 && strncmp(detail + length, ": ", 2) == 0)
             detail += length + 2; /* the line names the target already */
     }
-    const char *tool = tool_advice(command, error, detail);
-    char *what = NULL;
-    int length;
-    if (strstr(detail, ": ")) { /* it says what is wrong and what to do */
-        length = asprintf(&what, "%s%s%s", detail, tool ? "; " : "", tool ? tool : "");
-    } else {
-        const bool new_words = *detail && strcasestr(detail, message) == NULL;
-        const char *general = general_advice(error);
-        length = asprintf(&what, "%s%s%s%s%s%s%s%s", new_words || *detail == '\0' ? message : detail,
-                          new_words ? " (" : "", new_words ? detail : "", new_words ? ")" : "", general ? ": " : "",
-                          general ? general : "", tool ? (general ? "; " : ": ") : "", tool ? tool : "");
-    }
-    print_line(command, length < 0 ? message : what, NULL);
-    if (length >= 0)
-        free(what);
+    char *what = explain(command, error, detail);
+    print_line(command, what ? what : km_error_message(error), NULL);
+    free(what);
     return km_error_exit_status(error);
 }

@@ -35,8 +35,8 @@ bool cli_stream_colour(void);
 uint64_t cli_stream_clock_ns(void);
 
 /**
- * Flush and close standard output. `status` if all of it was written; otherwise CLI_SYSTEM, after saying so, except that
- * a reader who has gone away is not told about.
+ * Flush and close standard output. `status` if all of it was written; otherwise CLI_SYSTEM, after saying so, except
+ * that a reader who has gone away is not told about.
  */
 int cli_streams_finish(int status);
 

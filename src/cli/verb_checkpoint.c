@@ -15,7 +15,7 @@ static void print_result(const struct cli_command *command, const struct cli_rep
         cli_json_number(&json, "checkpoint_generation", report->checkpoint_generation);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
-        printf("%s is checkpointed up to generation %" PRIu64, command->target, report->checkpoint_generation);
+        printf("%s is checkpointed up to generation %" PRIu64, command->shown, report->checkpoint_generation);
         if (report->checkpoint_generation < report->generation)
             printf(" of %" PRIu64 ": a reader holds back the rest, or commits were made meanwhile", report->generation);
         putchar('\n');

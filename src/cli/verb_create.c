@@ -92,7 +92,7 @@ static void print_result(const struct cli_command *command, const struct cli_rep
         cli_json_string(&json, "checksum", cli_text_checksum(report->checksum));
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
-        printf("created %s: %s of data", command->target, cli_text_bytes(size, report->size));
+        printf("created %s: %s of data", command->shown, cli_text_bytes(size, report->size));
         if (report->max_size != report->size)
             printf(" that can grow to %s", cli_text_size(max_size, report->max_size));
         printf(", %s of journal, checksum %s\n", cli_text_size(journal, report->journal_size),

@@ -17,7 +17,7 @@ static void print_result(const struct cli_command *command, const struct cli_rep
         cli_json_number(&json, "max_size", report->max_size);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
-        printf("%s holds %s now: generation %" PRIu64 "\n", command->target, cli_text_bytes(text, report->size),
+        printf("%s holds %s now: generation %" PRIu64 "\n", command->shown, cli_text_bytes(text, report->size),
                report->generation);
     }
 }

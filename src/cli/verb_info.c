@@ -133,10 +133,7 @@ static void print_attached(const struct km_info *info, const struct attached *at
 
 static void print_words(const struct cli_command *command, const struct km_info *info,
                         const struct attached *attached) {
-    char target[512];
-    snprintf(target, sizeof target, "%s", command->target);
-    cli_text_sanitize(target, strlen(target));
-    printf("%s\n", target);
+    printf("%s\n", command->shown);
     print_identity(info);
     print_sizes(info);
     printf("  generation    %" PRIu64 " (durable: %" PRIu64 ", checkpoint: %" PRIu64 ")\n", info->generation,

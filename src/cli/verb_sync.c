@@ -28,7 +28,7 @@ static int run(struct cli_command *command) {
         cli_json_number(&json, "durable_generation", report.durable_generation);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
-        printf("%s is durable up to generation %" PRIu64 "\n", command->target, report.durable_generation);
+        printf("%s is durable up to generation %" PRIu64 "\n", command->shown, report.durable_generation);
     }
     return CLI_DONE;
 }

@@ -101,7 +101,7 @@ static void print_summary_words(const struct cli_command *command, const struct 
                                 bool without_checksums) {
     if (sound && command->quiet)
         return;
-    printf("%s is %s at generation %" PRIu64 ": ", command->target, sound ? "sound" : "DAMAGED", report->generation);
+    printf("%s is %s at generation %" PRIu64 ": ", command->shown, sound ? "sound" : "DAMAGED", report->generation);
     printf("%" PRIu64 " of %" PRIu64 " pages damaged, %" PRIu64 " of %" PRIu64 " commits in the journal, %" PRIu64
            " of 2 header slots%s\n",
            report->pages_damaged, report->pages, report->frames_damaged, report->frames, report->headers_damaged,

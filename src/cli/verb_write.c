@@ -89,7 +89,7 @@ static void print_result(const struct cli_command *command, const struct cli_rep
         cli_json_bool(&json, "lazy", lazy);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
-        printf("wrote %s to %s: generation %" PRIu64 "\n", cli_text_bytes(text, length), command->target,
+        printf("wrote %s to %s: generation %" PRIu64 "\n", cli_text_bytes(text, length), command->shown,
                report->generation);
     }
 }

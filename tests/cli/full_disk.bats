@@ -1,0 +1,87 @@
+#!/usr/bin/env bats
+# SPDX-License-Identifier: MIT
+#
+# A full disk: the error says so, and the map stays usable and at its last commit.
+
+load helper
+
+# says_full: the last run failed for want of space.
+says_full() {
+    same 7 "$status" && [[ $stderr == "keepmap: "* && $stderr == *"pace"* ]]
+}
+
+# fill DIRECTORY: take all the space that is left.
+fill() {
+    head -c 1G /dev/zero >"$1/filler" 2>/dev/null || true
+}
+
+@test "at create nothing is left behind" {
+    small_disk 512k
+    attempt create disk/m.km --size 16M
+    says_full
+    [ -z "$(ls -A disk)" ]
+    # As much as before is free again.
+    expect 0 create disk/m.km --size 64K --journal 64K
+}
+
+@test "at commit the map stays at its last commit" {
+    small_disk 4m
+    keepmap create disk/m.km --size 1M --journal 64K --quiet
+    printf 'generation 1' | keepmap write disk/m.km --quiet
+    fill disk
+    # More than the journal holds: it has to grow, and cannot.
+    head -c 1048576 /dev/urandom >input
+    run --separate-stderr keepmap write disk/m.km <input
+    says_full
+    expect 0 verify disk/m.km
+    same 1 "$(keepmap info disk/m.km --json | jq .generation)"
+    same "generation 1" "$(keepmap read disk/m.km --length 12)"
+    rm disk/filler
+    run --separate-stderr keepmap write disk/m.km <input
+    same 0 "$status"
+    keepmap read disk/m.km | cmp - input
+}
+
+@test "at checkpoint the commits stay in the journal" {
+    small_disk 4m
+    keepmap create disk/m.km --size 2M --journal 1M --quiet
+    printf 'generation 1' | keepmap write disk/m.km --quiet
+    fill disk
+    head -c 500000 /dev/urandom >input
+    # It fits into the journal, which has its space, but not into the holes of the data.
+    run --separate-stderr keepmap write disk/m.km --offset 1M <input
+    says_full
+    [[ $stderr == *"what was committed is durable"* ]] || [[ $stderr == *durable* ]]
+    same 2 "$(keepmap info disk/m.km --json | jq .generation)"
+    keepmap read disk/m.km --offset 1M --length 500000 | cmp - input
+    expect 0 verify disk/m.km
+    attempt checkpoint disk/m.km
+    same 7 "$status"
+    rm disk/filler
+    expect 0 checkpoint disk/m.km
+    keepmap read disk/m.km --offset 1M --length 500000 | cmp - input
+    expect 0 verify disk/m.km
+    same clean "$(keepmap info disk/m.km --json | jq -r .state)"
+}
+
+@test "at grow the map keeps its size" {
+    small_disk 4m
+    keepmap create disk/m.km --size 1M --journal 1M --quiet
+    printf 'generation 1' | keepmap write disk/m.km --quiet
+    fill disk
+    attempt grow disk/m.km 512M
+    says_full
+    same "1048576 1" "$(keepmap info disk/m.km --json | jq -r '"\(.size) \(.generation)"')"
+    expect 0 verify disk/m.km
+    rm disk/filler
+    expect 0 grow disk/m.km 1100000
+    same "generation 1" "$(keepmap read disk/m.km --length 12)"
+    expect 0 verify disk/m.km
+}
+
+@test "a limit on file sizes is told as such" {
+    run --separate-stderr bash -c 'ulimit -f 512; trap "" XFSZ; "$0" create m.km --size 16M' "$KEEPMAP"
+    [ "$status" -ne 0 ] && [ "$status" -le 7 ]
+    [[ $stderr == "keepmap: create m.km: "* ]]
+    [ ! -e m.km ]
+}
