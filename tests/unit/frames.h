@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A small map in memory, without an engine: data, a view of it, a ring, and commits from one to the other. For tests of frames.
+ * A small map in memory, without an engine: data, a view of it, a ring, and commits from one to the other. For tests of
+ * frames.
  */
 #ifndef KM_TESTS_FRAMES_H
 #define KM_TESTS_FRAMES_H
