@@ -10,6 +10,7 @@
 
 #include "command.h"
 #include "stream.h"
+#include "text.h"
 
 static const struct cli_verb *const verbs[] = {
     &cli_verb_create, &cli_verb_info, &cli_verb_read, &cli_verb_write,      &cli_verb_verify,
@@ -48,7 +49,10 @@ static int refuse_verb(const char *word) {
     for (size_t i = 0; i < VERB_COUNT; i++)
         names[i] = verbs[i]->name;
     const char *meant = cli_suggest(word, names, VERB_COUNT);
-    fprintf(stderr, "keepmap: there is no verb '%s'%s%s%s: see 'keepmap --help'\n", word,
+    char shown[64];
+    snprintf(shown, sizeof shown, "%s", word);
+    cli_text_sanitize(shown, strlen(shown));
+    fprintf(stderr, "keepmap: there is no verb '%s'%s%s%s: see 'keepmap --help'\n", shown,
             meant ? ", did you mean '" : "", meant ? meant : "", meant ? "'?" : "");
     return CLI_USAGE;
 }

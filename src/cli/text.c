@@ -216,7 +216,11 @@ const char *cli_text_mode(uint32_t mode) {
 }
 
 void cli_text_sanitize(char *text, size_t length) {
-    for (size_t i = 0; i < length; i++)
-        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f)
+    for (size_t i = 0; i < length; i++) {
+        const unsigned char byte = (unsigned char)text[i];
+        if (byte < 0x20 || byte == 0x7f)
             text[i] = '?';
+        if (byte == 0xc2 && i + 1 < length && ((unsigned char)text[i + 1] & 0xe0) == 0x80)
+            text[i] = text[i + 1] = '?'; /* U+0080 to U+009F, control characters too */
+    }
 }
