@@ -134,7 +134,7 @@ hold() {
     HOLDER=$!
     PIDS+=("$HOLDER")
     # A writer that stays: the holder's input neither ends nor says anything.
-    sleep 1000 >"$input.in" 3>&- &
+    sleep 100 >"$input.in" 3>&- &
     PIDS+=("$!")
     wait_until grep -q ready "$input.out" || {
         cat "$input.out" >&2
