@@ -129,7 +129,10 @@ enum km_flags {
     /** Accept a file system that is not known to share mappings coherently (network, FUSE, ...). The caller vouches. */
     KM_ANY_FILESYSTEM = 1u << 8,
     /** With KM_CREATE: replace a map that nobody has open; KM_EBUSY if somebody has, KM_ENOTMAP if it is something else. */
-    KM_REPLACE = 1u << 9
+    KM_REPLACE = 1u << 9,
+    /** Attach although the file says that a session of another operating system has it open: the caller vouches that
+     *  it is gone. Without the flag: KM_ESESSION. */
+    KM_TAKE_OVER = 1u << 10
 };
 
 /**

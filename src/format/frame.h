@@ -137,7 +137,8 @@ struct km__frame_fields {
     uint64_t generation, time_ns, nonce, data_size, digest, durable;
     uint64_t previous_chain;
     uint32_t process_id;
-    bool compress; /* if that makes it shorter */
+    bool compress;     /* if that makes it shorter */
+    bool whole_blocks; /* pad to a multiple of KM__PAGE: no sector holds parts of two frames */
     uint8_t uuid[16];
 };
 

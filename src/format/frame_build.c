@@ -207,7 +207,7 @@ static int compress_body(struct km__frame_builder *builder, size_t body_length, 
         return 0;
     const size_t head = sizeof(struct km__frame_head);
     *stored_length = (size_t)km__round_up(body_length, 8) - 8; /* the padded body has to be shorter */
-    int result = reserve(&builder->packed, &builder->packed_capacity, head + *stored_length + 8);
+    int result = reserve(&builder->packed, &builder->packed_capacity, head + *stored_length + KM__PAGE);
     if (result == 0)
         result = km__zlib_compress(builder->packed + head, stored_length, builder->bytes + head, body_length);
     if (result == KM_ESIZE)
@@ -233,7 +233,7 @@ int km__frame_finish(struct km__frame_builder *builder, const struct km__frame_f
         .durable = fields->durable,
     };
     size_t stored_length = (size_t)head.body_length;
-    int result = reserve(&builder->bytes, &builder->capacity, builder->length + 8);
+    int result = reserve(&builder->bytes, &builder->capacity, builder->length + KM__PAGE);
     if (result == 0 && fields->compress)
         result = compress_body(builder, (size_t)head.body_length, &stored_length);
     if (result < 0)
@@ -244,7 +244,8 @@ int km__frame_finish(struct km__frame_builder *builder, const struct km__frame_f
         head.flags = KM__FRAME_COMPRESSED;
     else
         stored_length = (size_t)head.body_length;
-    const size_t padded = (size_t)km__round_up(stored_length, 8);
+    const size_t block = fields->whole_blocks ? KM__PAGE : 8;
+    const size_t padded = (size_t)km__round_up(sizeof head + stored_length, block) - sizeof head;
     memset(frame + sizeof head + stored_length, 0, padded - stored_length);
     head.stored_length = stored_length;
     head.length = sizeof head + padded;

@@ -51,8 +51,10 @@ bool km__frame_head_holds(const struct km__frame_head *head, const uint8_t uuid[
     if (head->data_size == 0 || head->data_size > KM__SIZE_MAX ||
         head->page_count > km__round_up(head->data_size, KM__PAGE) / KM__PAGE)
         return false;
-    if (head->length > room || head->stored_length > room - sizeof *head ||
-        head->length != sizeof *head + km__round_up(head->stored_length, 8))
+    if (head->length > room || head->stored_length > room - sizeof *head)
+        return false;
+    const uint64_t taken = sizeof *head + head->stored_length;
+    if (head->length != km__round_up(taken, 8) && head->length != km__round_up(taken, KM__PAGE))
         return false;
     if (!body_length_holds(head))
         return false;

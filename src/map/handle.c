@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Who may enter a call. A handle belongs to one thread at a time: a flag notices a second thread instead of letting it in.
+ * After fork the child's copies are dead: its file descriptions of the locks are closed at once, so that the parent's locks
+ * end with the parent and not with a child that lives on; the mappings were never inherited.
+ */
+#include "map.h"
+
+static struct km_map *registry; /* under os_process_lock() */
+static bool watching;           /* under os_process_lock() */
+
+int km__enter(km_map *map) {
+    km__error_clear();
+    if (map == NULL)
+        return km__error(KM_EINVAL, "the map is NULL: open one first");
+    if (atomic_load_explicit(&map->forked, memory_order_relaxed))
+        return km__error(KM_EFORKED, "%s: this handle was inherited by fork: open the map anew in the child", map->path);
+    if (atomic_flag_test_and_set_explicit(&map->busy, memory_order_acquire))
+        return km__error(KM_EMISUSE, "%s: another thread is inside a call on this handle: open one handle a thread",
+                         map->path);
+    return 0;
+}
+
+void km__leave(km_map *map) {
+    atomic_flag_clear_explicit(&map->busy, memory_order_release);
+}
+
+/* Runs in the child of a fork, alone, with the process lock held by km__fork_prepare(). */
+static void fork_child(void) {
+    for (struct km_map *map = registry; map != NULL; map = map->next) {
+        atomic_store_explicit(&map->forked, true, memory_order_relaxed);
+        os_locks_close(map->locks);
+        map->locks = NULL;
+        os_file_close(map->file);
+        map->file = NULL;
+    }
+    registry = NULL;
+    os_process_unlock();
+}
+
+int km__register(km_map *map) {
+    int result = 0;
+    os_process_lock();
+    if (!watching) {
+        result = os_fork_watch(os_process_lock, os_process_unlock, fork_child);
+        watching = result == 0;
+    }
+    if (result == 0) {
+        map->next = registry;
+        registry = map;
+    }
+    os_process_unlock();
+    return result;
+}
+
+void km__unregister(km_map *map) {
+    os_process_lock();
+    for (struct km_map **link = &registry; *link != NULL; link = &(*link)->next)
+        if (*link == map) {
+            *link = map->next;
+            break;
+        }
+    os_process_unlock();
+}

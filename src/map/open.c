@@ -1,0 +1,435 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Attaching and detaching.
+ *
+ * Rules, and the failure that each prevents:
+ *  O1 ATTACH is held from the look at who is attached to the end of the rebuild: two processes that both find nobody would both
+ *     rebuild, the second over the first one's session. A rebuilder that dies leaves no slot locked: the next rebuilds again.
+ *  O2 [model: durability] Unless the map was closed clean with an empty journal (both slots valid, clean and at the same
+ *     generation: the first was durable before the second was written), the header slots and the adopted frames are written
+ *     again with the same bytes and the file is synced before anything counts as durable. After a failed sync the
+ *     page cache shows bytes that the disk never got, and a new sync reports success.
+ *  O3 [model: durability] Found "in progress to P" and frames that end below P: damage, never an older generation. The
+ *     same if any good frame in the ring says that a generation behind the end was durable: a damaged frame is not
+ *     the end of the journal. A torn frame at the end was never durable, and nothing says that it was.
+ *  O4 The epoch is cleared before control changes and stored last, random: handles without write permission take words from control only between
+ *     two looks at the same epoch with a slot locked, and start anew when it has changed. What a power cut left there is old.
+ *  O5 Handles without write permission hold ATTACH for reading while they lock USER and map: the journal is shortened and
+ *     moved only by who holds ATTACH with no other USER, so that nobody's mapping loses its file.
+ *  O6 Home is not written by recovery: opening costs the ring, not the data.
+ *  O7 After ATTACH the path must still name the file that was opened: it may have been replaced meanwhile.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "map.h"
+
+enum { OPEN_TRIES = 100, PATH_CHANGED = 1 };
+
+/* ---- first to attach --------------------------------------------------------------------------------------------- */
+
+static int count_frames(km_map *map, const struct km__header *header, struct km__cursor *end) {
+    *end = km__header_cursor(header);
+    for (;;) {
+        const int result =
+            km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, end);
+        if (result == 1)
+            return 0;
+        if (result != 0)
+            return km__error_prefix(result, "%s: frame of commit %" PRIu64, map->path, end->generation + 1);
+    }
+}
+
+/* O2: whether the disk is known to hold what the page cache shows. */
+static bool closed_clean(const struct km__slots *slots, const struct km__cursor *end) {
+    const struct km__header *a = &slots->slot[0], *b = &slots->slot[1];
+    return slots->result[0] == 0 && slots->result[1] == 0 && (a->flags & b->flags & KM__HEADER_CLEAN) != 0 &&
+           a->generation == b->generation && end->generation == a->generation;
+}
+
+/* O3. */
+static int check_end(km_map *map, const struct km__header *header, const struct km__cursor *end) {
+    uint64_t known = header->target;
+    const uint64_t found = km__frame_search_durable(map->journal_region.address, map->header.journal_size, header->uuid,
+                                                    end->generation);
+    known = found > known ? found : known;
+    if (known <= end->generation)
+        return 0;
+    return km__error(KM_EJOURNAL, "%s: the frame of commit %" PRIu64 " is damaged, and commit %" PRIu64 " was durable: restore the "
+                                  "map from a copy", map->path, end->generation + 1, known);
+}
+
+/* O2: the same bytes again, so that a sync means something. */
+static int write_again(km_map *map, struct km__slots *slots, const struct km__cursor *end) {
+    const int other = 1 - slots->chosen;
+    int result = 0;
+    if (slots->result[other] == 0)
+        result = os_file_write(map->file, other == 0 ? KM__SLOT_A : KM__SLOT_B, &slots->slot[other], KM__SLOT_SIZE);
+    if (result == 0 && slots->result[other] == 0)
+        result = os_file_write(map->file, other == 0 ? KM__SLOT_B : KM__SLOT_A, &slots->slot[slots->chosen], KM__SLOT_SIZE);
+    if (result == 0 && slots->result[other] != 0) {
+        const struct km__header same = slots->slot[slots->chosen];
+        result = km__slots_store(map, slots, &same);
+    }
+    struct km__cursor cursor = km__header_cursor(&slots->slot[slots->chosen]);
+    while (result == 0 && cursor.generation < end->generation) {
+        result = km__frame_rewrite(map, &cursor);
+        if (result == 1)
+            result = km__error(KM_EJOURNAL, "%s: the journal changed while it was recovered", map->path);
+    }
+    if (result == 0)
+        result = os_file_sync(map->file);
+    if (result == 0)
+        atomic_store(&map->control->header_durable, slots->slot[slots->chosen].sequence);
+    return result;
+}
+
+static void control_clear(struct km__control *control) {
+    atomic_store(&control->epoch, 0); /* O4 */
+    _Atomic uint64_t *words[] = {&control->appended,     &control->durable,        &control->visible,    &control->target,
+                                 &control->checkpointed, &control->geometry,       &control->sync_began, &control->sync_ended,
+                                 &control->header_durable};
+    _Atomic uint32_t *marks[] = {&control->slot_limit, &control->failed, &control->clean, &control->writer_wanted,
+                                 &control->sync_wanted};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        atomic_store_explicit(words[i], 0, memory_order_relaxed);
+    for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++)
+        atomic_store_explicit(marks[i], 0, memory_order_relaxed);
+    for (size_t i = 0; i < KM__SLOTS; i++) {
+        atomic_store_explicit(&control->slot[i].pin, KM__NO_PIN, memory_order_relaxed);
+        atomic_store_explicit(&control->slot[i].process_id, 0, memory_order_relaxed);
+        atomic_store_explicit(&control->slot[i].waiting, 0, memory_order_relaxed);
+    }
+    atomic_store(&control->system, os_system());
+    atomic_store(&control->magic, KM__CONTROL_MAGIC);
+}
+
+static int rebuild(km_map *map, struct km__slots *slots) {
+    struct km__control *control = map->control;
+    struct km__cursor end;
+    control_clear(control);
+    int result = count_frames(map, &slots->slot[slots->chosen], &end);
+    const bool clean = result == 0 && closed_clean(slots, &end);
+    if (result == 0 && !clean)
+        result = check_end(map, &slots->slot[slots->chosen], &end);
+    if (result == 0 && !clean)
+        result = write_again(map, slots, &end);
+    const struct km__header *header = &slots->slot[slots->chosen];
+    if (result == 0 && end.generation == header->generation && header->journal_size > header->journal_configured)
+        result = km__shrink_journal(map, slots);
+    if (result != 0)
+        return result;
+    header = &slots->slot[slots->chosen];
+    atomic_store(&control->appended, end.generation);
+    atomic_store(&control->durable, end.generation);
+    atomic_store(&control->visible, end.generation);
+    atomic_store(&control->target, header->target);
+    atomic_store(&control->checkpointed, header->generation);
+    atomic_store(&control->geometry, header->geometry);
+    atomic_store(&control->clean, clean ? 1u : 0u);
+    return 0;
+}
+
+/* ---- attach ------------------------------------------------------------------------------------------------------ */
+
+/* A session of another system does not see our locks, nor we its. */
+static int check_session(km_map *map) {
+    const struct km__control *control = map->control;
+    const uint32_t system = atomic_load(&control->system);
+    if (km__load(&control->magic) != KM__CONTROL_MAGIC || km__load(&control->epoch) == 0 || system == os_system() ||
+        (map->flags & KM_TAKE_OVER) != 0)
+        return 0;
+    return km__error(KM_ESESSION, "%s: a session of another operating system (%s) has it open, or crashed: close it there; if that "
+                                  "system is gone for good, open with KM_TAKE_OVER", map->path,
+                     system == 1 ? "Linux" : system == 2 ? "Windows" : "unknown");
+}
+
+static int check_fit(km_map *map, const struct km__header *header, const struct km_options *options) {
+    if (!km__checksum_available(header->checksum_kind))
+        return km__error(KM_EUNSUPPORTED, "%s: its checksums are zlib's crc32, and this build lacks zlib", map->path);
+    if ((header->feature_incompatible & KM__FEATURE_COMPRESS) != 0 && !km__zlib_available())
+        return km__error(KM_EUNSUPPORTED, "%s: its frames are compressed with zlib, which this build lacks", map->path);
+    if (!map->read_only && (header->feature_readonly & ~KM__KNOWN_READONLY) != 0)
+        return km__error(KM_EFEATURE, "%s: it has features 0x%" PRIx64 " that a writer must know: open it with KM_READONLY, or use a "
+                                      "newer keepmap", map->path, header->feature_readonly & ~KM__KNOWN_READONLY);
+    if (options->schema != NULL &&
+        (strcmp(options->schema, header->schema) != 0 || options->schema_version != header->schema_version))
+        return km__error(KM_ESCHEMA, "%s: its schema is \"%s\" version %" PRIu32 ", the program asks for \"%s\" version %" PRIu32
+                                     ": use the program that fits, or convert the data", map->path, header->schema,
+                         header->schema_version, options->schema, options->schema_version);
+    return 0;
+}
+
+static int load_header(km_map *map, struct km__slots *slots) {
+    struct os_file_info info;
+    int result = os_file_info(map->file, &info);
+    if (result != 0)
+        return result;
+    map->identity = info;
+    if (info.size == 0)
+        return km__error(KM_EEMPTY, "%s: the file is empty, so it is not a map: remove it and create one", map->path);
+    if (info.size < KM__CONTROL_OFFSET + KM__CONTROL_SIZE) {
+        char magic[8] = {0};
+        if (info.size >= sizeof magic)
+            (void)os_file_read(map->file, 0, magic, sizeof magic);
+        if (memcmp(magic, KM__MAGIC, sizeof magic) != 0)
+            return km__error(KM_ENOTMAP, "%s: it does not begin like a keepmap map", map->path);
+        return km__error(KM_ETRUNCATED, "%s: the file has %" PRIu64 " bytes, less than any map: restore it from a copy", map->path,
+                         info.size);
+    }
+    return km__slots_load(map, slots);
+}
+
+static int attach_for_writing(km_map *map, struct km__slots *slots) {
+    const int held = km__session_has_slots(map);
+    if (held < 0)
+        return held;
+    int result = check_session(map);
+    if (result != 0)
+        return result;
+    if (held == 0) {
+        result = rebuild(map, slots);
+    } else if (km__load(&map->control->magic) != KM__CONTROL_MAGIC || km__load(&map->control->epoch) == 0) {
+        result = km__error(KM_EHEADER, "%s: its control words were overwritten while others have it open: close it everywhere "
+                                       "and open it again", map->path);
+    }
+    if (result == 0)
+        result = km__slot_take(map);
+    if (result == 0 && held == 0) {
+        uint64_t epoch = 0;
+        while (result == 0 && epoch == 0)
+            result = os_random(&epoch, sizeof epoch);
+        atomic_store(&map->control->epoch, epoch); /* O4 */
+    }
+    return result;
+}
+
+/* Under ATTACH. */
+static int attach_locked(km_map *map, const struct km_options *options) {
+    int result = km__lock_try(map, KM__USER, OS_LOCK_READ);
+    if (result == 0 && map->read_only)
+        result = km__lock_try(map, KM__READ_ONLY_USER, OS_LOCK_READ);
+    if (result != 0)
+        return result == KM_EBUSY ? PATH_CHANGED : result; /* who replaces or moves it holds USER for a moment */
+    result = os_file_is_at(map->file, map->path);
+    if (result < 0)
+        return result;
+    if (result == 0)
+        return PATH_CHANGED; /* O7 */
+    struct km__slots slots;
+    result = load_header(map, &slots);
+    const struct km__header *header = &slots.slot[slots.chosen];
+    if (result == 0)
+        result = check_fit(map, header, options);
+    if (result == 0)
+        result = km__regions_map(map, header);
+    if (result == 0)
+        result = os_region_map(&map->control_region, map->file, KM__CONTROL_OFFSET, KM__CONTROL_SIZE, !map->read_only);
+    if (result != 0)
+        return result;
+    map->control = (struct km__control *)(void *)map->control_region.address;
+    if (map->read_only)
+        result = check_session(map);
+    else
+        result = attach_for_writing(map, &slots);
+    if (result == 0)
+        result = km__rebase(map, &slots.slot[slots.chosen]);
+    map->stale = true; /* mapped, but only a begin makes it a snapshot */
+    return result;
+}
+
+static int attach_file(km_map *map, const struct km_options *options) {
+    int result = os_file_open(&map->file, map->path, !map->read_only);
+    if (result == 0 && (options->flags & KM_ANY_FILESYSTEM) == 0)
+        result = os_file_check_coherent(map->file);
+    if (result == 0)
+        result = os_locks_open(&map->locks, map->file);
+    if (result == 0)
+        result = os_waiter_open(&map->waiter, &map->waiter_name);
+    if (result == 0)
+        result = os_random(&map->nonce, sizeof map->nonce);
+    if (result == 0)
+        result = km__lock_wait(map, KM__ATTACH, map->read_only ? OS_LOCK_READ : OS_LOCK_WRITE, km__deadline(map)); /* O1, O5 */
+    if (result != 0)
+        return result;
+    result = attach_locked(map, options);
+    if (result != 0)
+        km__slot_release(map);
+    km__unlock(map, KM__ATTACH);
+    return result;
+}
+
+static void destroy(km_map *map) {
+    km__unregister(map);
+    if (!atomic_load(&map->forked)) { /* in the child of a fork nothing of it is mapped */
+        os_view_unmap(&map->view);
+        if (map->twin != NULL)
+            os_memory_release(map->twin, map->twin_length);
+        km__regions_unmap(map);
+        os_locks_close(map->locks);
+        os_waiter_close(map->waiter);
+        os_file_close(map->file);
+    }
+    km__index_release(&map->index);
+    km__places_release(&map->places);
+    km__frame_release(&map->frame);
+    km__frame_builder_release(&map->builder);
+    free(map->damaged.items);
+    km__page_list_release(&map->touched);
+    km__page_list_release(&map->dirty);
+    km__range_list_release(&map->declared);
+    free(map->path);
+    free(map);
+}
+
+/* Stand at the newest commit, so that size and generation are known. Damage in the data is for begin and verify to tell. */
+static int first_look(km_map *map) {
+    int result = (map->flags & KM_CHECK) != 0 ? km__compare_start(map) : 0;
+    if (result == 0)
+        result = km__begin_read(map);
+    if (result == 0)
+        (void)km__end(map, false);
+    else if (result == KM_ECORRUPT || (result == KM_EJOURNAL && map->read_only))
+        result = 0;
+    return result;
+}
+
+static int attach(km_map **out, const char *path, const struct km_options *options) {
+    km_map *map = calloc(1, sizeof *map);
+    if (map == NULL)
+        return km__error(KM_ENOMEM, "%s: no memory for a handle", path);
+    map->path = strdup(path);
+    map->flags = options->flags;
+    map->timeout_ms = options->timeout_ms;
+    map->read_only = (options->flags & KM_READONLY) != 0;
+    map->slot = KM__NO_SLOT;
+    atomic_flag_clear(&map->busy);
+    int result = map->path == NULL ? km__error(KM_ENOMEM, "%s: no memory for a handle", path) : km__register(map);
+    if (result == 0)
+        result = attach_file(map, options);
+    if (result == 0)
+        result = first_look(map);
+    if (result == 0) {
+        *out = map;
+        return 0;
+    }
+    if (map->slot != KM__NO_SLOT)
+        km__slot_release(map);
+    destroy(map);
+    return result;
+}
+
+/* ---- public ------------------------------------------------------------------------------------------------------ */
+
+static int check_target(const char *target) {
+    const uint16_t probe = 1;
+    if (sizeof(void *) < 8 || *(const uint8_t *)&probe != 1)
+        return km__error(KM_EUNSUPPORTED, "keepmap needs a 64-bit little-endian processor");
+    if (target == NULL || target[0] == '\0')
+        return km__error(KM_EINVAL, "the target is empty: name a path");
+    if (strncmp(target, "Local\\", 6) == 0 || strncmp(target, "Global\\", 7) == 0)
+        return km__error(KM_EUNSUPPORTED, "%s: this version of keepmap has no maps backed by the paging file: name a path", target);
+    return 0;
+}
+
+/* Whether something has the name already, whoever may open it. */
+static bool is_taken(const char *path) {
+    struct os_file *file = NULL;
+    const int result = os_file_open(&file, path, false);
+    os_file_close(file);
+    return result != KM_ENOTFOUND;
+}
+
+int km_open(km_map **map, const char *target, const struct km_options *options) {
+    struct km_options checked;
+    km__error_clear();
+    if (map == NULL)
+        return km__error(KM_EINVAL, "the place for the handle is NULL");
+    *map = NULL;
+    int result = check_target(target);
+    if (result == 0)
+        result = km__check_options(options, &checked);
+    if (result != 0)
+        return result;
+    if ((checked.flags & KM_EXCLUSIVE) != 0 && is_taken(target))
+        return km__error(KM_EEXISTS, "%s: it exists already: open it, or choose another name", target);
+    if ((checked.flags & KM_REPLACE) != 0)
+        result = km__create(target, &checked, true);
+    for (int tries = 0; result == 0 && tries < OPEN_TRIES; tries++) {
+        if ((checked.flags & KM_EXCLUSIVE) == 0 || tries > 0)
+            result = attach(map, target, &checked);
+        else
+            result = KM_ENOTFOUND;
+        if (result == KM_ENOTFOUND && (checked.flags & KM_CREATE) != 0) {
+            km__error_clear();
+            result = km__create(target, &checked, false);
+            if (result == 0 || (result == KM_EEXISTS && (checked.flags & KM_EXCLUSIVE) == 0))
+                result = PATH_CHANGED;
+        }
+        if (result != PATH_CHANGED)
+            return result;
+        km__error_clear();
+        result = 0;
+    }
+    return result != 0 ? result : km__error(KM_EBUSY, "%s: it is replaced again and again while it is opened", target);
+}
+
+/* Under ATTACH: the last handle that may write brings home up and marks the map clean. */
+static int close_last(km_map *map, uint64_t deadline) {
+    if (km__failed(map))
+        return km__failed_error(map);
+    if (atomic_load(&map->control->clean) != 0)
+        return 0; /* nothing was written */
+    int result = km__checkpoint(map, deadline, true);
+    if (result != 0 || km__load(&map->control->checkpointed) != km__load(&map->control->appended))
+        return result;
+    struct km__slots slots;
+    result = km__lock_wait(map, KM__CHECKPOINT, OS_LOCK_WRITE, deadline);
+    if (result != 0)
+        return result;
+    result = km__slots_load(map, &slots);
+    struct km__header header = slots.slot[slots.chosen];
+    if (result == 0 && (header.flags & KM__HEADER_CLEAN) == 0 && header.generation == header.target) {
+        header.flags |= KM__HEADER_CLEAN;
+        result = km__slots_store_both(map, &slots, &header);
+    }
+    km__unlock(map, KM__CHECKPOINT);
+    return result;
+}
+
+static int detach_writer(km_map *map) {
+    const uint64_t deadline = km__deadline(map);
+    km__pin(map, KM__NO_PIN);
+    int result = km__lock_wait(map, KM__ATTACH, OS_LOCK_WRITE, deadline);
+    if (result != 0) {
+        km__slot_release(map);
+        return result;
+    }
+    const bool last = km__session_has_slots(map) == 0;
+    if (last)
+        result = close_last(map, deadline);
+    if (last)
+        atomic_store(&map->control->epoch, 0);
+    km__slot_release(map);
+    km__unlock(map, KM__ATTACH);
+    return result;
+}
+
+int km_close(km_map *map) {
+    km__error_clear();
+    if (map == NULL)
+        return 0;
+    int result = 0;
+    if (!atomic_load(&map->forked)) {
+        result = km__enter(map);
+        if (result != 0)
+            return result;
+        if (map->access != 0)
+            (void)km__end(map, false);
+        if (!map->read_only)
+            result = detach_writer(map);
+    }
+    destroy(map);
+    return result;
+}

@@ -1,0 +1,269 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What a map tells about itself: info, log, who. Takes no lock that others wait for but CHECKPOINT, for reading and briefly.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "map.h"
+
+enum { LOOK_TRIES = 8 };
+
+/* ---- info -------------------------------------------------------------------------------------------------------- */
+
+/* Whether the session's words can be believed: always for a handle that may write, else if somebody who may is attached. */
+static int session_lives(km_map *map, bool *lives) {
+    *lives = !map->read_only;
+    if (!map->read_only)
+        return 0;
+    const int held = km__session_has_slots(map);
+    *lives = held == 1 && km__load(&map->control->epoch) != 0;
+    return held < 0 ? held : 0;
+}
+
+struct journal_state {
+    struct km__cursor end;
+    uint64_t used;
+};
+
+/* Walk the heads from the checkpoint to the newest visible frame. */
+static void look_at_journal(km_map *map, const struct km__header *header, uint64_t limit, struct journal_state *state) {
+    struct km__cursor cursor = km__header_cursor(header);
+    struct km__frame_head head;
+    uint64_t position = 0, first = UINT64_MAX;
+    while (cursor.generation < limit && km__frame_peek(&head, &position, map->journal_region.address, map->header.journal_size,
+                                                       &map->limits, &cursor) == 0)
+        first = first == UINT64_MAX ? position : first;
+    state->end = cursor;
+    state->used = 0;
+    if (first != UINT64_MAX)
+        state->used = cursor.position > first ? cursor.position - first : map->header.journal_size - first + cursor.position;
+}
+
+static uint32_t count_handles(km_map *map) {
+    uint32_t count = 0, limit = atomic_load(&map->control->slot_limit);
+    limit = limit < KM__SLOTS ? limit : KM__SLOTS;
+    for (uint32_t i = 0; i < limit; i++)
+        if (i == map->slot || os_lock_probe(map->locks, KM__SLOT_LOCKS + i, 1, OS_LOCK_WRITE, NULL) == 1)
+            count++;
+    return count;
+}
+
+static void info_from_header(const struct km__header *header, struct km_info *info) {
+    info->format_version = header->format_version;
+    info->mode = header->mode;
+    info->checksum = header->checksum_kind;
+    info->schema_version = header->schema_version;
+    memcpy(info->schema, header->schema, sizeof info->schema);
+    memcpy(info->uuid, header->uuid, sizeof info->uuid);
+    info->feature_incompatible = header->feature_incompatible;
+    info->feature_readonly = header->feature_readonly;
+    info->feature_compatible = header->feature_compatible;
+    info->created_ns = header->created_ns;
+    info->max_size = header->data_capacity;
+    info->journal_size = header->journal_size;
+    info->checkpoint_generation = header->generation;
+    info->compress = (header->feature_incompatible & KM__FEATURE_COMPRESS) != 0;
+    info->full_pages = (header->feature_readonly & KM__FEATURE_FULL_PAGES) != 0;
+}
+
+static const char *tracker_name(const km_map *map) {
+    switch (map->view.tracker) {
+    case OS_TRACKER_SCAN:
+        return "scan";
+    case OS_TRACKER_PAGEMAP:
+        return "pagemap";
+    case OS_TRACKER_COMPARE:
+        return "compare";
+    default:
+        return "none";
+    }
+}
+
+static int fill_info(km_map *map, struct km_info *info) {
+    struct km__slots slots;
+    struct journal_state journal = {{0}, 0};
+    bool lives = false;
+    int result = session_lives(map, &lives);
+    for (int tries = 0; result == 0 && tries < LOOK_TRIES; tries++) {
+        const uint64_t visible = lives ? km__load(&map->control->visible) : UINT64_MAX;
+        result = km__slots_load(map, &slots);
+        if (result == 0 && slots.slot[slots.chosen].geometry != map->header.geometry)
+            result = km__regions_map(map, &slots.slot[slots.chosen]);
+        if (result != 0)
+            return result;
+        look_at_journal(map, &slots.slot[slots.chosen], visible, &journal);
+        if (!lives || journal.end.generation >= visible)
+            break; /* else a checkpoint went by, and the frames were used again */
+    }
+    struct os_file_info file;
+    if (result == 0)
+        result = os_file_info(map->file, &file);
+    if (result != 0)
+        return result;
+    info_from_header(&slots.slot[slots.chosen], info);
+    info->header_slots = (slots.result[0] == 0 ? 1u : 0u) | (slots.result[1] == 0 ? 2u : 0u);
+    info->size = journal.end.data_size;
+    info->generation = journal.end.generation;
+    info->digest = journal.end.digest;
+    info->journal_used = journal.used;
+    info->durable_generation = lives ? km__load(&map->control->durable) : journal.end.generation;
+    info->file_size = file.size;
+    info->file_allocated = file.allocated;
+    info->patched_pages = map->index.count;
+    info->handles = lives ? count_handles(map) : 0;
+    info->clean = info->handles == 0 && journal.used == 0 && (slots.slot[slots.chosen].flags & KM__HEADER_CLEAN) != 0;
+    info->read_only_handles =
+        os_lock_probe(map->locks, KM__LOCK_BASE + KM__READ_ONLY_USER, 1, OS_LOCK_WRITE, NULL) == 1 ? 1u : 0u;
+    info->failed = lives ? atomic_load(&map->control->failed) : 0;
+    snprintf(info->tracker, sizeof info->tracker, "%s", tracker_name(map));
+    return 0;
+}
+
+int km_get_info(km_map *map, struct km_info *info) {
+    int result = km__enter(map);
+    if (result != 0)
+        return result;
+    if (info == NULL || info->struct_size != sizeof *info) {
+        result = km__error(KM_EINVAL, "%s: info.struct_size: set it to sizeof(struct km_info)", map->path);
+    } else {
+        *info = (struct km_info){.struct_size = sizeof *info};
+        result = fill_info(map, info);
+    }
+    km__leave(map);
+    return result;
+}
+
+/* ---- log --------------------------------------------------------------------------------------------------------- */
+
+struct log {
+    struct km_log_entry *entries;
+    size_t count, capacity;
+};
+
+static int log_add(km_map *map, struct log *log, uint64_t checkpoint) {
+    const int result =
+        km__array_reserve((void **)&log->entries, &log->capacity, log->count + 1, sizeof(struct km_log_entry));
+    if (result != 0)
+        return result;
+    const struct km__frame_head *head = &map->frame.head;
+    struct km_log_entry entry = {.generation = head->generation,
+                                 .time_ns = head->time_ns,
+                                 .frame_bytes = head->length,
+                                 .digest = head->digest,
+                                 .size = head->data_size,
+                                 .pages = head->page_count,
+                                 .process_id = head->process_id,
+                                 .checkpointed = head->generation <= checkpoint,
+                                 .compressed = (head->flags & KM__FRAME_COMPRESSED) != 0};
+    struct km__frame_walk walk;
+    struct km__frame_page page;
+    km__frame_walk_start(&walk, &map->frame);
+    while (km__frame_walk_next(&walk, &page))
+        entry.changed_bytes += km__frame_page_bytes(&page);
+    log->entries[log->count++] = entry;
+    return 0;
+}
+
+/* All good frames after the cursor, up to what is visible. 1: it ended before `least`. */
+static int log_from(km_map *map, struct log *log, struct km__cursor cursor, uint64_t checkpoint, uint64_t least, uint64_t limit) {
+    log->count = 0;
+    while (cursor.generation < limit) {
+        int result =
+            km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, &cursor);
+        if (result == 1)
+            break;
+        if (result == 0)
+            result = log_add(map, log, checkpoint);
+        if (result != 0)
+            return result;
+    }
+    return cursor.generation < least;
+}
+
+/* Under CHECKPOINT. History is walked if it still leads to the checkpoint: writers may use those frames again any time. */
+static int log_collect(km_map *map, struct log *log) {
+    struct km__slots slots;
+    bool lives = false;
+    int result = session_lives(map, &lives);
+    if (result == 0)
+        result = km__slots_load(map, &slots);
+    const struct km__header *header = &slots.slot[slots.chosen];
+    if (result == 0 && header->geometry != map->header.geometry)
+        result = km__regions_map(map, header);
+    if (result != 0)
+        return result;
+    const uint64_t limit = lives ? km__load(&map->control->visible) : UINT64_MAX;
+    const struct km__cursor history = {.generation = header->history_generation,
+                                       .position = header->history_position,
+                                       .chain = header->history_chain,
+                                       .data_size = 1};
+    result = log_from(map, log, history, header->generation, header->generation, limit);
+    if (result == 1)
+        result = log_from(map, log, km__header_cursor(header), header->generation, 0, limit);
+    return result;
+}
+
+int km_log(km_map *map, km_log_function *each, void *context) {
+    int result = km__enter(map);
+    if (result != 0)
+        return result;
+    struct log log = {0};
+    if (each == NULL)
+        result = km__error(KM_EINVAL, "%s: km_log() needs a function to call", map->path);
+    else if (map->access != 0)
+        result = km__error(KM_EMISUSE, "%s: km_log() inside a transaction: end it first", map->path);
+    else
+        result = km__lock_wait(map, KM__CHECKPOINT, OS_LOCK_READ, km__deadline(map));
+    if (result == 0) {
+        result = log_collect(map, &log);
+        km__unlock(map, KM__CHECKPOINT);
+    }
+    for (size_t i = 0; i < log.count && result == 0; i++)
+        if (each(context, &log.entries[i]) != 0)
+            result = km__error(KM_ECANCELED, "%s: the caller ended the log", map->path);
+    free(log.entries);
+    km__leave(map);
+    return result;
+}
+
+/* ---- who --------------------------------------------------------------------------------------------------------- */
+
+static void describe_user(km_map *map, uint32_t i, struct km_user *user) {
+    const struct km__slot *slot = &map->control->slot[i];
+    const uint64_t pin = km__load(&slot->pin);
+    *user = (struct km_user){.slot = i,
+                             .process_id = atomic_load(&slot->process_id),
+                             .attached_ns = km__load(&slot->attached_ns),
+                             .generation = pin != KM__NO_PIN ? pin : 0,
+                             .in_transaction = pin != KM__NO_PIN,
+                             .self = i == map->slot};
+    const uint64_t started = km__load(&slot->process_start);
+    if (started != 0 && os_process_start(user->process_id) == started)
+        os_process_name(user->process_id, user->process_name, sizeof user->process_name);
+}
+
+int km_who(km_map *map, km_who_function *each, void *context) {
+    int result = km__enter(map);
+    if (result != 0)
+        return result;
+    bool lives = false;
+    if (each == NULL)
+        result = km__error(KM_EINVAL, "%s: km_who() needs a function to call", map->path);
+    else
+        result = session_lives(map, &lives);
+    uint32_t limit = lives ? atomic_load(&map->control->slot_limit) : 0;
+    limit = limit < KM__SLOTS ? limit : KM__SLOTS;
+    for (uint32_t i = 0; i < limit && result == 0; i++) {
+        struct km_user user;
+        if (i != map->slot && os_lock_probe(map->locks, KM__SLOT_LOCKS + i, 1, OS_LOCK_WRITE, NULL) != 1)
+            continue;
+        describe_user(map, i, &user);
+        if (each(context, &user) != 0)
+            result = km__error(KM_ECANCELED, "%s: the caller ended the list", map->path);
+    }
+    km__leave(map);
+    return result;
+}

@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Header slots and the regions of the file that they describe.
+ *
+ * Rules, and the failure that each prevents:
+ *  H1 [model: durability] A slot is written only over the one that does not count (the older or damaged one), with all fields
+ *     taken from the newest, and only while the newest is known durable: `header_durable` in control names its sequence, and
+ *     who finds another there (a checkpointer died between its write and its sync, or the sync failed) writes the same bytes
+ *     again, durably, first. Otherwise a power cut can tear both slots at once.
+ *  H2 Slots are written under CHECKPOINT (or ATTACH with nobody else attached), so that sequences never fork. Readers take no
+ *     lock: they copy both slots, check the copies and look again if neither holds, because two slots read one after
+ *     the other can each be caught in the middle of their own write.
+ *  H3 What changes geometry goes to both slots, each durable, before the first frame that needs it: a frame that lies in a
+ *     longer ring is lost to a recovery that knows only the shorter one.
+ */
+#include <string.h>
+
+#include "map.h"
+
+enum { LOAD_TRIES = 64 };
+
+int km__slots_load(km_map *map, struct km__slots *slots) {
+    char why[256] = "";
+    for (unsigned attempt = 0;; attempt++) {
+        const int read = os_file_read(map->file, KM__SLOT_A, slots->slot, sizeof slots->slot);
+        if (read != 0)
+            return read;
+        const int result = km__header_choose(slots->slot, &slots->chosen, slots->result, why, sizeof why);
+        if (result == 0)
+            return 0;
+        if (result != KM_EHEADER || attempt == LOAD_TRIES)
+            return km__error(result, "%s: %s", map->path, why);
+        km__rest(map, attempt);
+    }
+}
+
+static int slot_write(km_map *map, const struct km__header *header, int slot) {
+    const uint64_t offset = slot == 0 ? KM__SLOT_A : KM__SLOT_B;
+    const int result = os_file_write_durable(map->file, offset, header, sizeof *header);
+    if (result != 0)
+        return km__sync_failed(map, result);
+    atomic_store_explicit(&map->control->header_durable, header->sequence, memory_order_release);
+    return 0;
+}
+
+int km__slots_store(km_map *map, struct km__slots *slots, const struct km__header *header) {
+    const struct km__header *newest = &slots->slot[slots->chosen];
+    struct km__header sealed = *header;
+    sealed.sequence = newest->sequence + 1;
+    km__header_seal(&sealed);
+    int result = 0;
+    if (km__load(&map->control->header_durable) != newest->sequence) /* H1 */
+        result = slot_write(map, newest, slots->chosen);
+    const int slot = 1 - slots->chosen;
+    if (result == 0)
+        result = slot_write(map, &sealed, slot);
+    if (result != 0)
+        return result;
+    slots->slot[slot] = sealed;
+    slots->result[slot] = 0;
+    slots->chosen = slot;
+    return 0;
+}
+
+int km__slots_store_both(km_map *map, struct km__slots *slots, const struct km__header *header) {
+    const struct km__header same = *header; /* it may be one of the slots */
+    const int result = km__slots_store(map, slots, &same);
+    return result != 0 ? result : km__slots_store(map, slots, &same);
+}
+
+struct km__cursor km__header_cursor(const struct km__header *header) {
+    return (struct km__cursor){.generation = header->generation,
+                               .position = header->journal_position,
+                               .chain = header->journal_chain,
+                               .digest = header->digest,
+                               .data_size = header->data_size};
+}
+
+uint64_t km__pages_of(uint64_t data_size) {
+    return data_size / KM__PAGE + (data_size % KM__PAGE != 0);
+}
+
+uint32_t km__page_length(uint64_t data_size, uint64_t page) {
+    const uint64_t left = data_size - page * KM__PAGE;
+    return left < KM__PAGE ? (uint32_t)left : KM__PAGE;
+}
+
+uint32_t km__table_entry(const km_map *map, uint64_t page) {
+    uint32_t entry;
+    memcpy(&entry, map->table_region.address + page * sizeof entry, sizeof entry);
+    return entry;
+}
+
+/* ---- regions ----------------------------------------------------------------------------------------------------- */
+
+int km__home_cover(km_map *map, uint64_t data_size) {
+    const uint64_t length = km__pages_of(data_size) * KM__PAGE;
+    if (map->home_region.length < length) {
+        struct os_region grown = {0};
+        const int result = os_region_map(&grown, map->file, map->header.data_offset, length, false);
+        if (result != 0)
+            return result;
+        os_region_unmap(&map->home_region);
+        map->home_region = grown;
+    }
+    return map->view.length < length ? os_view_grow(&map->view, length) : 0;
+}
+
+int km__regions_map(km_map *map, const struct km__header *header) {
+    struct os_file_info info;
+    int result = os_file_info(map->file, &info);
+    if (result != 0)
+        return result;
+    if (info.size < km__header_file_end(header))
+        return km__error(KM_ETRUNCATED, "%s: the file has %llu bytes, its header says %llu: restore it from a copy", map->path,
+                         (unsigned long long)info.size, (unsigned long long)km__header_file_end(header));
+    struct os_region table = {0}, journal = {0};
+    const uint64_t table_length = header->table_capacity;
+    result = os_region_map(&table, map->file, header->table_offset, table_length, false);
+    if (result != 0)
+        return result;
+    result = os_region_map(&journal, map->file, header->journal_offset, header->journal_size, false);
+    if (result != 0) {
+        os_region_unmap(&table);
+        return result;
+    }
+    os_region_unmap(&map->table_region);
+    os_region_unmap(&map->journal_region);
+    map->table_region = table;
+    map->journal_region = journal;
+    map->header = *header;
+    memcpy(map->limits.uuid, header->uuid, sizeof map->limits.uuid);
+    map->limits.data_capacity = header->data_capacity;
+    map->limits.compress = (header->feature_incompatible & KM__FEATURE_COMPRESS) != 0;
+    return 0;
+}
+
+void km__regions_unmap(km_map *map) {
+    os_region_unmap(&map->table_region);
+    os_region_unmap(&map->journal_region);
+    os_region_unmap(&map->home_region);
+    os_region_unmap(&map->control_region);
+    map->control = NULL;
+}
+
+int km__geometry_refresh(km_map *map) {
+    if (km__load(&map->control->geometry) == map->header.geometry)
+        return 0;
+    struct km__slots slots;
+    const int result = km__slots_load(map, &slots);
+    if (result != 0)
+        return result;
+    const struct km__header *header = &slots.slot[slots.chosen];
+    if (header->geometry == map->header.geometry)
+        return 0;
+    if (header->data_offset != map->header.data_offset)
+        return km__error(KM_EHEADER, "%s: its data moved while it was open: close and open it again", map->path);
+    return km__regions_map(map, header);
+}
+
+int km__still_there(km_map *map) {
+    struct os_file_info info;
+    if (os_file_info(map->file, &info) != 0)
+        return km__error_prefix(KM_ESTALE, "%s: the handle's file is gone: close it and open the map again", map->path);
+    if (info.device != map->identity.device || info.inode != map->identity.inode)
+        return km__error(KM_ESTALE, "%s: the program closed the handle's file and opened another in its place: close the handle "
+                                    "and open the map again", map->path);
+    if (info.links == 0)
+        return km__error(KM_ESTALE, "%s: the file was removed or replaced: open the map again", map->path);
+    if (info.size < km__header_file_end(&map->header))
+        return km__error(KM_ESTALE, "%s: the file was cut short to %llu bytes: restore it from a copy", map->path,
+                         (unsigned long long)info.size);
+    return 0;
+}

@@ -1,0 +1,302 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Verify: both header slots, the frames after the checkpoint, every page of home, the digest.
+ *
+ * It holds CHECKPOINT for reading, chunk by chunk, so that neither home nor a slot changes under a chunk and no frame after the
+ * checkpoint is overwritten, and lets a waiting checkpoint go first between two chunks. Pages that frames after the
+ * checkpoint touch are checked twice: home against the table, unless a checkpoint died half-way, and home with the
+ * frames applied against the frames' checksums.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "map.h"
+
+/* Pages checked under one hold of CHECKPOINT. */
+#define CHUNK_PAGES UINT64_C(2048)
+
+#define ENTRIES_PER_PAGE (KM__PAGE / sizeof(uint32_t))
+
+struct verify {
+    km_map *map;
+    struct km_report *report;
+    km_progress *progress;
+    void *context;
+    struct km__slots slots;
+    struct km__index framed; /* pages that frames after the checkpoint touched */
+    uint64_t done, total;
+    uint64_t deadline;
+};
+
+static const struct km__header *newest(const struct verify *verify) {
+    return &verify->slots.slot[verify->slots.chosen];
+}
+
+static int tell(struct verify *verify, const struct km_finding *finding) {
+    if (verify->progress == NULL || verify->progress(verify->context, verify->done, verify->total, finding) == 0)
+        return 0;
+    return km__error(KM_ECANCELED, "%s: the caller ended the verification", verify->map->path);
+}
+
+static int lock_chunk(struct verify *verify) {
+    km_map *map = verify->map;
+    int result = km__lock_wait(map, KM__CHECKPOINT, OS_LOCK_READ, verify->deadline);
+    if (result != 0)
+        return result;
+    result = km__slots_load(map, &verify->slots);
+    if (result == 0 && newest(verify)->geometry != map->header.geometry)
+        result = km__regions_map(map, newest(verify));
+    if (result == 0)
+        result = km__home_cover(map, newest(verify)->data_size);
+    if (result != 0)
+        km__unlock(map, KM__CHECKPOINT);
+    return result;
+}
+
+/* ---- header slots ------------------------------------------------------------------------------------------------ */
+
+static int verify_slots(struct verify *verify) {
+    int result = 0;
+    for (int slot = 0; slot < 2 && result == 0; slot++) {
+        if (verify->slots.result[slot] == 0)
+            continue;
+        char message[128];
+        verify->report->headers_damaged++;
+        snprintf(message, sizeof message, "header slot %c is damaged; the other one serves", slot == 0 ? 'A' : 'B');
+        const struct km_finding finding = {.error = KM_EHEADER,
+                                           .page = (uint64_t)slot,
+                                           .offset = (uint64_t)slot * KM__SLOT_B,
+                                           .message = message};
+        result = tell(verify, &finding);
+    }
+    return result;
+}
+
+/* ---- frames ------------------------------------------------------------------------------------------------------ */
+
+/* The generation that the journal must reach. */
+static uint64_t expected_end(struct verify *verify, uint64_t end) {
+    km_map *map = verify->map;
+    uint64_t expected = newest(verify)->target;
+    if (!map->read_only || map->session_live) {
+        const uint64_t durable = km__load(&map->control->durable);
+        expected = durable > expected ? durable : expected;
+    }
+    const uint64_t found = km__frame_search_durable(map->journal_region.address, map->header.journal_size,
+                                                    map->header.uuid, end);
+    return found > expected ? found : expected;
+}
+
+static int note_pages(struct verify *verify) {
+    struct km__frame_walk walk;
+    struct km__frame_page page;
+    km__frame_walk_start(&walk, &verify->map->frame);
+    while (km__frame_walk_next(&walk, &page)) {
+        bool added;
+        struct km__patch *patch = km__index_add(&verify->framed, page.page, &added);
+        if (patch == NULL)
+            return KM_ENOMEM;
+        patch->stored = page.stored;
+        patch->generation = verify->map->frame.head.generation;
+    }
+    return 0;
+}
+
+static int verify_frames(struct verify *verify) {
+    km_map *map = verify->map;
+    struct km__cursor cursor = km__header_cursor(newest(verify));
+    int result;
+    while ((result = km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits,
+                                    &cursor)) == 0) {
+        verify->report->frames++;
+        result = note_pages(verify);
+        if (result != 0)
+            return result;
+    }
+    if (result < 0)
+        return km__error_prefix(result, "%s: frame of commit %" PRIu64, map->path, cursor.generation + 1);
+    verify->report->generation = cursor.generation;
+    const uint64_t expected = expected_end(verify, cursor.generation);
+    if (expected <= cursor.generation)
+        return 0;
+    char message[160];
+    snprintf(message, sizeof message, "the frame of commit %" PRIu64 " is damaged, and commit %" PRIu64 " was durable",
+             cursor.generation + 1, expected);
+    verify->report->frames_damaged++;
+    const struct km_finding finding = {.error = KM_EJOURNAL,
+                                       .offset = map->header.journal_offset + cursor.position,
+                                       .generation = cursor.generation + 1,
+                                       .message = message};
+    return tell(verify, &finding);
+}
+
+/* ---- pages ------------------------------------------------------------------------------------------------------- */
+
+static int page_damaged(struct verify *verify, uint64_t page, uint32_t expected, uint32_t found, const char *against) {
+    char message[160];
+    verify->report->pages_damaged++;
+    snprintf(message, sizeof message, "page %" PRIu64 " has checksum %08" PRIx32 ", %s %08" PRIx32, page, found, against, expected);
+    const struct km_finding finding = {.error = KM_ECORRUPT,
+                                       .page = page,
+                                       .offset = page * KM__PAGE,
+                                       .expected = expected,
+                                       .found = found,
+                                       .message = message};
+    return tell(verify, &finding);
+}
+
+/* Whether pages [first, first + count) and their table entries are all holes: zeros that match. */
+static int is_hole(struct verify *verify, uint64_t first, uint64_t count, bool *hole) {
+    const struct km__header *header = newest(verify);
+    uint64_t start = 0, stop = 0;
+    uint64_t from = header->data_offset + first * KM__PAGE, end = from + count * KM__PAGE;
+    int result = os_file_next_data(verify->map->file, from, end, &start, &stop);
+    *hole = result == 0 && start >= end;
+    if (result != 0 || !*hole)
+        return result;
+    from = header->table_offset + first * sizeof(uint32_t);
+    end = from + count * sizeof(uint32_t);
+    result = os_file_next_data(verify->map->file, from, end, &start, &stop);
+    *hole = result == 0 && start >= end;
+    return result;
+}
+
+static int verify_pages(struct verify *verify, uint64_t first, uint64_t count) {
+    km_map *map = verify->map;
+    const struct km__header *header = newest(verify);
+    const bool mixed = header->target > header->generation; /* a checkpoint died here */
+    int result = 0;
+    for (uint64_t page = first; page < first + count && result == 0; page++) {
+        const struct km__patch *framed = km__index_find(&verify->framed, page);
+        if (mixed && framed != NULL)
+            continue;
+        const uint32_t expected = km__table_entry(map, page);
+        const uint32_t found = km__checksum_page(header->checksum_kind, map->home_region.address + page * KM__PAGE);
+        verify->report->pages_checked++;
+        if (found != expected)
+            result = page_damaged(verify, page, expected, found, "the table says");
+    }
+    return result;
+}
+
+/* One chunk; `*next` moves behind it. */
+static int verify_chunk(struct verify *verify, uint64_t *next) {
+    int result = lock_chunk(verify);
+    if (result != 0)
+        return result;
+    const uint64_t pages = km__pages_of(newest(verify)->data_size);
+    uint64_t count = pages - *next < CHUNK_PAGES ? pages - *next : CHUNK_PAGES;
+    if (newest(verify)->checksum_kind == KM_CHECKSUM_NONE)
+        count = pages - *next;
+    bool hole = newest(verify)->checksum_kind == KM_CHECKSUM_NONE;
+    /* Holes are looked for in long strides first, so that a sparse map costs what it holds. */
+    for (uint64_t stride = UINT64_C(1) << 22; !hole && result == 0 && stride >= CHUNK_PAGES; stride /= 64) {
+        count = pages - *next < stride ? pages - *next : stride;
+        result = is_hole(verify, *next, count, &hole);
+    }
+    if (result == 0 && !hole) {
+        count = count < CHUNK_PAGES ? count : CHUNK_PAGES;
+        result = verify_pages(verify, *next, count);
+    } else if (result == 0 && newest(verify)->checksum_kind != KM_CHECKSUM_NONE) {
+        verify->report->pages_checked += count;
+    }
+    km__unlock(verify->map, KM__CHECKPOINT);
+    *next += count;
+    verify->done = *next * KM__PAGE;
+    return result == 0 ? tell(verify, NULL) : result;
+}
+
+/* Sum of the table, under CHECKPOINT. */
+static int table_digest(struct verify *verify, uint64_t *digest) {
+    const uint64_t pages = km__pages_of(newest(verify)->data_size), offset = newest(verify)->table_offset;
+    *digest = 0;
+    for (uint64_t page = 0; page < pages;) {
+        uint64_t start = 0, stop = 0;
+        const uint64_t end = offset + pages * sizeof(uint32_t);
+        const int result = os_file_next_data(verify->map->file, offset + page * sizeof(uint32_t), end, &start, &stop);
+        if (result != 0 || start >= end)
+            return result;
+        const uint64_t last = (stop - offset + sizeof(uint32_t) - 1) / sizeof(uint32_t);
+        for (page = (start - offset) / sizeof(uint32_t); page < last && page < pages; page++)
+            *digest += km__digest_mix(page, km__table_entry(verify->map, page));
+    }
+    return 0;
+}
+
+static int verify_digest(struct verify *verify) {
+    int result = lock_chunk(verify);
+    if (result != 0)
+        return result;
+    const bool mixed = newest(verify)->target > newest(verify)->generation;
+    result = table_digest(verify, &verify->report->digest);
+    verify->report->digest_matches = mixed || verify->report->digest == newest(verify)->digest;
+    km__unlock(verify->map, KM__CHECKPOINT);
+    if (result != 0 || verify->report->digest_matches)
+        return result;
+    const struct km_finding finding = {.error = KM_EJOURNAL,
+                                       .offset = newest(verify)->table_offset,
+                                       .generation = newest(verify)->generation,
+                                       .message = "the digest of all checksums is not the one in the header: the table or "
+                                                  "the header was changed"};
+    return tell(verify, &finding);
+}
+
+/* Home with the frames applied: what a begin shows. It has its own checks, whose findings are taken from the handle. */
+static int verify_patched(struct verify *verify) {
+    km_map *map = verify->map;
+    map->stale = true;
+    map->damaged.count = 0;
+    map->collect_damaged = true;
+    int result = km__begin_read(map);
+    map->collect_damaged = false;
+    if (result == 0)
+        return km__end(map, false);
+    if (result != KM_ECORRUPT)
+        return result == KM_EJOURNAL ? 0 : result; /* told as a finding already */
+    km__error_clear();
+    result = 0;
+    for (size_t i = 0; i < map->damaged.count && result == 0; i++) {
+        const struct km__damage *damage = &map->damaged.items[i];
+        result = page_damaged(verify, damage->page, damage->expected, damage->found, "its newest frame says");
+    }
+    return result;
+}
+
+int km_verify(km_map *map, struct km_report *report, km_progress *progress, void *context) {
+    int result = km__enter(map);
+    if (result != 0)
+        return result;
+    if (report == NULL || report->struct_size != sizeof *report)
+        result = km__error(KM_EINVAL, "%s: report.struct_size: set it to sizeof(struct km_report)", map->path);
+    else if (map->access != 0)
+        result = km__error(KM_EMISUSE, "%s: km_verify() inside a transaction: end it first", map->path);
+    if (result != 0) {
+        km__leave(map);
+        return result;
+    }
+    *report = (struct km_report){.struct_size = sizeof *report};
+    struct verify verify = {.map = map, .report = report, .progress = progress, .context = context};
+    verify.deadline = km__deadline(map);
+    result = verify_patched(&verify);
+    if (result == 0)
+        result = lock_chunk(&verify);
+    if (result == 0) {
+        report->pages = km__pages_of(newest(&verify)->data_size);
+        verify.total = report->pages * KM__PAGE;
+        result = verify_slots(&verify);
+        if (result == 0)
+            result = verify_frames(&verify);
+        km__unlock(map, KM__CHECKPOINT);
+    }
+    for (uint64_t next = 0; result == 0 && next < report->pages;) {
+        verify.deadline = km__deadline(map);
+        result = verify_chunk(&verify, &next);
+    }
+    if (result == 0)
+        result = verify_digest(&verify);
+    km__index_release(&verify.framed);
+    km__leave(map);
+    return result;
+}
