@@ -60,5 +60,6 @@ bool km__frame_head_holds(const struct km__frame_head *head, const uint8_t uuid[
         return false;
     if ((head->flags & KM__FRAME_COMPRESSED) == 0)
         return head->stored_length == head->body_length;
-    return head->stored_length < head->body_length && head->body_length / EXPANSION_MAX <= head->stored_length;
+    return head->stored_length < head->body_length &&
+           km__round_up(head->body_length, EXPANSION_MAX) / EXPANSION_MAX <= head->stored_length;
 }

@@ -318,6 +318,9 @@ static void the_valid_slot_with_the_higher_sequence_is_chosen(void **state) {
     (void)state;
     struct km__header slots[2] = {good_header(), good_header()};
     int chosen = -1, results[2];
+    assert_int_equal(km__header_choose(slots, &chosen, results, NULL, 0), 0);
+    assert_int_equal(chosen, 0);
+
     slots[0].sequence = 8;
     km__header_seal(&slots[0]);
     assert_int_equal(km__header_choose(slots, &chosen, results, NULL, 0), 0);
