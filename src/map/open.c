@@ -45,7 +45,8 @@ static int count_frames(km_map *map, const struct km__header *header, struct km_
 static bool closed_clean(const struct km__slots *slots, const struct km__cursor *end) {
     const struct km__header *a = &slots->slot[0], *b = &slots->slot[1];
     return slots->result[0] == 0 && slots->result[1] == 0 && (a->flags & b->flags & KM__HEADER_CLEAN) != 0 &&
-           a->generation == b->generation && end->generation == a->generation;
+           a->generation == b->generation && end->generation == a->generation && a->target <= end->generation &&
+           b->target <= end->generation;
 }
 
 /* O3. */
@@ -108,12 +109,14 @@ static void control_clear(struct km__control *control) {
 static int rebuild(km_map *map, struct km__slots *slots) {
     struct km__control *control = map->control;
     struct km__cursor end;
-    control_clear(control);
     int result = count_frames(map, &slots->slot[slots->chosen], &end);
     const bool clean = result == 0 && closed_clean(slots, &end);
     if (result == 0 && !clean)
         result = check_end(map, &slots->slot[slots->chosen], &end);
-    if (result == 0 && !clean)
+    if (result != 0)
+        return result; /* refused: nothing of the file was changed */
+    control_clear(control);
+    if (!clean)
         result = write_again(map, slots, &end);
     const struct km__header *header = &slots->slot[slots->chosen];
     if (result == 0 && end.generation == header->generation && header->journal_size > header->journal_configured)

@@ -313,7 +313,9 @@ int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline) {
     struct build build = {.map = map,
                           .data_size = new_size,
                           .full_pages = (map->header.feature_readonly & KM__FEATURE_FULL_PAGES) != 0};
-    int result = km__failed(map) ? km__failed_error(map) : km__dirty_collect(map);
+    int result = km__failed(map) ? km__failed_error(map) : km__still_there(map);
+    if (result == 0)
+        result = km__dirty_collect(map);
     if (result == 0)
         result = build_frame(&build);
     const bool nothing = map->builder.page_count == 0 && new_size == map->cursor.data_size;

@@ -175,6 +175,23 @@ static int next_frame(km_map *map, struct km__cursor *cursor) {
     return km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
 }
 
+/* Note where another handle's frame stands. What its writer swept over on the way from `head` it knew to be reusable (J1);
+ * keeping those places would leave a list of more than one lap, which says nothing about what is free. */
+static int note_place(km_map *map, uint64_t head) {
+    const uint64_t position = map->frame.position, end = position + map->frame.head.length;
+    struct km__places *places = &map->places;
+    while (places->count > 0) {
+        const struct km__place *oldest = km__places_find(places, places->first);
+        const bool swept = position >= head ? oldest->position < end && oldest->position + oldest->length > head
+                                            : oldest->position >= head || oldest->position < end;
+        if (!swept)
+            break;
+        map->reusable = places->first > map->reusable ? places->first : map->reusable;
+        km__places_drop(places, places->first);
+    }
+    return km__places_add(places, position, map->frame.head.length);
+}
+
 int km__refresh_to(km_map *map, uint64_t goal) {
     const uint64_t started = map->cursor.generation;
     if (started >= goal)
@@ -189,7 +206,7 @@ int km__refresh_to(km_map *map, uint64_t goal) {
         if (result == 0)
             result = apply_frame(map, started);
         if (result == 0 && !map->read_only)
-            result = km__places_add(&map->places, map->frame.position, map->frame.head.length);
+            result = note_place(map, map->cursor.position);
         if (result == 0)
             map->cursor = next;
     }
