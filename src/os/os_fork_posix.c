@@ -96,12 +96,10 @@ void os__fork_add(struct os__fork_entry *entry, int fd) {
 }
 
 void os__fork_remove(struct os__fork_entry *entry) {
-    pthread_mutex_lock(&fork_mutex);
     entry->next->previous = entry->previous;
     entry->previous->next = entry->next;
     entry->next = entry->previous = entry;
     entry->fd = -1;
-    pthread_mutex_unlock(&fork_mutex);
 }
 
 int os_fork_watch(void (*prepare)(void), void (*parent)(void), void (*child)(void)) {

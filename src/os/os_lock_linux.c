@@ -37,19 +37,13 @@ int os_locks_open(struct os_locks **locks, struct os_file *file) {
     made->path = copy;
 
     int error = os__fork_hold();
-    int fd = -1;
     if (error == 0) {
-        fd = os__descriptor_reopen(of_file, path, mode & O_ACCMODE);
-        if (fd >= 0)
+        int fd = os__descriptor_reopen(of_file, path, mode & O_ACCMODE);
+        error =
+            fd < 0 ? os__system_error(-fd, "open its locks", path) : os__descriptor_adopt(&made->descriptor, fd, path);
+        if (error == 0)
             os__fork_add(&made->in_child, fd);
         os__fork_release();
-        if (fd < 0)
-            error = os__system_error(-fd, "open its locks", path);
-    }
-    if (error == 0) {
-        error = os__descriptor_adopt(&made->descriptor, fd, path);
-        if (error != 0)
-            os__fork_remove(&made->in_child);
     }
     if (error != 0) {
         free(copy);
@@ -126,9 +120,12 @@ int os_lock_probe(struct os_locks *locks, uint64_t first, uint64_t count, enum o
 void os_locks_close(struct os_locks *locks) {
     if (locks == NULL)
         return;
-    if (locks->in_child.fd >= 0) {
+    /* A child that is made between the two would keep the descriptor, and the locks with it. In a child of fork nothing is
+     * left to close. */
+    if (locks->in_child.fd >= 0 && os__fork_hold() == 0) {
         os__fork_remove(&locks->in_child);
         os__descriptor_close(&locks->descriptor);
+        os__fork_release();
     }
     free(locks->path);
     free(locks);

@@ -57,8 +57,8 @@ struct os__fork_entry {
 };
 
 /**
- * No fork happens between hold and release. What is opened between the two and added cannot leak into a child. Nothing else
- * may be done in between.
+ * No fork happens between hold and release. A descriptor that is opened and added between the two, or removed and closed,
+ * cannot leak into a child. Add and remove only there, and do little else.
  */
 int os__fork_hold(void);
 void os__fork_release(void);
