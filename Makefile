@@ -18,9 +18,9 @@ ZLIB ?= $(shell $(PKG_CONFIG) --exists zlib 2>/dev/null && echo 1 || echo 0)
 # Sanitizers of all objects, as for -fsanitize=: address,undefined or thread. Empty: none.
 SANITIZE ?=
 # The packages (Debian's names) that the tests need, and those that the demo uses where it can get them.
-TEST_PACKAGES := pkg-config zlib1g-dev libcmocka-dev bats jq binutils clang
-SANITIZE_PACKAGES := pkg-config zlib1g-dev libcmocka-dev clang libclang-rt-dev
-DEMO_PACKAGES := pkg-config zlib1g-dev wamerican
+TEST_PACKAGES := libc6-dev pkg-config zlib1g-dev libcmocka-dev bats jq binutils clang
+SANITIZE_PACKAGES := libc6-dev pkg-config zlib1g-dev libcmocka-dev clang libclang-rt-dev
+DEMO_PACKAGES := libc6-dev pkg-config zlib1g-dev wamerican
 # The second compiler of `make test`, and the one of `make sanitize`.
 OTHER_CC ?= $(if $(findstring clang,$(CC)),gcc,clang)
 SANITIZE_CC ?= clang
@@ -118,7 +118,7 @@ sanitize: ## run the tests under the address, undefined-behaviour and thread san
 	@BUILD=$(BUILD) MAKE="$(MAKE)" SANITIZE_CC=$(SANITIZE_CC) tests/run sanitize
 
 check-model: ## check the protocol models with spin
-	@tests/install-packages spin gcc
+	@tests/install-packages spin gcc libc6-dev
 	@docs/model/check
 
 check-layout: all ## who may include whom, and which symbols the libraries export
