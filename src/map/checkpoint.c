@@ -316,7 +316,9 @@ static int choose_target(km_map *map, uint64_t deadline) {
 
 int km__checkpoint(km_map *map, uint64_t deadline, bool closing) {
     bool more = true;
-    int result = km__failed(map) ? km__failed_error(map) : km__still_there(map);
+    int result = km__still_there(map);
+    if (result == 0 && km__failed(map))
+        result = km__failed_error(map);
     while (result == 0 && more) {
         result = choose_target(map, deadline);
         if (result == 0)

@@ -7,6 +7,7 @@
  *     opens half a map, and a crash leaves none.
  *  N2 Header slots, control and the ring are written with zeros, not left as holes: control is stored to through a mapping,
  *     where a full disk would be a fault and not an error; a commit into allocated blocks changes no metadata.
+ *     Where reading a hole through a mapping takes space (tmpfs), the data and its table are allocated for the same reason.
  *  N3 A map is replaced only under its ATTACH lock with nobody attached. Who waits for ATTACH on the old file finds
  *     afterwards that the path names another file, and opens that.
  */
@@ -126,6 +127,14 @@ static int new_header(const char *path, const struct km_options *options, struct
     return result == 0 ? 0 : km__error_prefix(result, "%s", path);
 }
 
+int km__allocate_data(struct os_file *file, const struct km__header *header, uint64_t from, uint64_t size) {
+    const uint64_t first = from / KM__PAGE, count = km__pages_of(size) - first;
+    const int result = os_file_allocate(file, header->data_offset + first * KM__PAGE, count * KM__PAGE);
+    if (result != 0)
+        return result;
+    return os_file_allocate(file, header->table_offset + first * sizeof(uint32_t), count * sizeof(uint32_t));
+}
+
 /* Write the whole file, still without a name, and sync it (N1, N2). */
 static int fill(struct os_file *file, struct km__header *header) {
     int result = os_file_resize(file, km__header_file_end(header));
@@ -133,6 +142,8 @@ static int fill(struct os_file *file, struct km__header *header) {
         result = km__file_zeros(file, 0, KM__CONTROL_OFFSET + KM__CONTROL_SIZE);
     if (result == 0)
         result = km__file_zeros(file, header->journal_offset, header->journal_size);
+    if (result == 0 && os_file_holes_take_space(file))
+        result = km__allocate_data(file, header, 0, header->data_size);
     for (int slot = 0; slot < 2 && result == 0; slot++) {
         header->sequence = (uint64_t)slot + 1;
         km__header_seal(header);

@@ -9,7 +9,7 @@
 static struct km_map *registry; /* under os_process_lock() */
 static bool watching;           /* under os_process_lock() */
 
-int km__enter(km_map *map) {
+int km__enter_lost(km_map *map) {
     km__error_clear();
     if (map == NULL)
         return km__error(KM_EINVAL, "the map is NULL: open one first");
@@ -19,6 +19,15 @@ int km__enter(km_map *map) {
         return km__error(KM_EMISUSE, "%s: another thread is inside a call on this handle: open one handle a thread",
                          map->path);
     return 0;
+}
+
+int km__enter(km_map *map) {
+    int result = km__enter_lost(map);
+    if (result == 0 && map->lost) {
+        result = km__error(KM_ESTALE, "%s: the file behind this handle is gone: close it and open the map again", map->path);
+        km__leave(map);
+    }
+    return result;
 }
 
 void km__leave(km_map *map) {

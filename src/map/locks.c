@@ -46,7 +46,7 @@ int km__lock_try(km_map *map, enum km__lock lock, enum os_lock_kind kind) {
 void km__unlock(km_map *map, enum km__lock lock) {
     os_lock_release(map->locks, KM__LOCK_BASE + (uint64_t)lock, 1);
     struct km__control *control = map->control;
-    if (control == NULL || map->read_only)
+    if (control == NULL || map->read_only || map->lost)
         return;
     if (lock == KM__WRITER && atomic_load_explicit(&control->writer_wanted, memory_order_relaxed) != 0)
         km__wake(map, &control->writer_wanted);
@@ -166,8 +166,8 @@ int km__slot_take(km_map *map) {
 }
 
 void km__slot_release(km_map *map) {
-    if (map->slot == KM__NO_SLOT)
-        return;
+    if (map->slot == KM__NO_SLOT || map->lost)
+        return; /* closing the locks releases it */
     struct km__slot *slot = &map->control->slot[map->slot];
     atomic_store_explicit(&slot->process_id, 0, memory_order_relaxed);
     atomic_store_explicit(&slot->pin, KM__NO_PIN, memory_order_release);

@@ -38,6 +38,7 @@ struct km_map {
     uint32_t flags;
     uint32_t timeout_ms;
     bool read_only;
+    bool lost; /* KM_ESTALE was found: the mappings may have lost their file, and nothing touches them any more */
     bool compare_patched; /* twin and tracking are set up: stores can be told from what is committed */
 
     struct os_file *file;
@@ -84,7 +85,8 @@ struct km_map {
 };
 
 /* ---- handle.c: who may enter a call ---- */
-int km__enter(km_map *map); /* KM_EFORKED, KM_EMISUSE; pairs with km__leave() */
+int km__enter(km_map *map);      /* KM_EFORKED, KM_EMISUSE, KM_ESTALE; pairs with km__leave() */
+int km__enter_lost(km_map *map); /* the same for calls that a handle whose file is gone still allows */
 void km__leave(km_map *map);
 int km__register(km_map *map);
 void km__unregister(km_map *map);
@@ -175,6 +177,8 @@ int km__mark_unclean(km_map *map, uint64_t deadline);
 /* ---- grow.c ---- */
 int km__grow_journal(km_map *map, uint64_t length, uint64_t deadline);
 int km__shrink_journal(km_map *map, struct km__slots *slots);
+/** Reserve the space of the data from byte `from` to `size` and of its checksums. */
+int km__allocate_data(struct os_file *file, const struct km__header *header, uint64_t from, uint64_t size);
 int km__file_zeros(struct os_file *file, uint64_t offset, uint64_t length);
 
 /* ---- transaction.c ---- */

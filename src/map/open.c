@@ -403,8 +403,10 @@ static int close_last(km_map *map, uint64_t deadline) {
 
 static int detach_writer(km_map *map) {
     const uint64_t deadline = km__deadline(map);
-    km__pin(map, KM__NO_PIN);
-    int result = km__lock_wait(map, KM__ATTACH, OS_LOCK_WRITE, deadline);
+    int result = km__still_there(map);
+    if (map->lost)
+        return result;
+    result = km__lock_wait(map, KM__ATTACH, OS_LOCK_WRITE, deadline);
     if (result != 0) {
         km__slot_release(map);
         return result;
@@ -425,7 +427,7 @@ int km_close(km_map *map) {
         return 0;
     int result = 0;
     if (!atomic_load(&map->forked)) {
-        result = km__enter(map);
+        result = km__enter_lost(map);
         if (result != 0)
             return result;
         if (map->access != 0)

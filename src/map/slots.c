@@ -158,7 +158,7 @@ int km__geometry_refresh(km_map *map) {
     return km__regions_map(map, header);
 }
 
-int km__still_there(km_map *map) {
+static int look_at_file(km_map *map) {
     struct os_file_info info;
     if (os_file_info(map->file, &info) != 0)
         return km__error_prefix(KM_ESTALE, "%s: the handle's file is gone: close it and open the map again", map->path);
@@ -171,4 +171,10 @@ int km__still_there(km_map *map) {
         return km__error(KM_ESTALE, "%s: the file was cut short to %llu bytes: restore it from a copy", map->path,
                          (unsigned long long)info.size);
     return 0;
+}
+
+int km__still_there(km_map *map) {
+    const int result = look_at_file(map);
+    map->lost = map->lost || result == KM_ESTALE;
+    return result;
 }

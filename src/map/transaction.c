@@ -27,7 +27,7 @@ static void unpin(km_map *map) {
         if (map->reader_locked)
             km__reader_unlock(map, map->reader_generation);
         map->reader_locked = false;
-    } else {
+    } else if (!map->lost) {
         km__pin(map, KM__NO_PIN);
     }
 }
@@ -64,9 +64,9 @@ int km__begin_read(km_map *map) {
 
 int km__begin_write(km_map *map, uint64_t deadline) {
     struct km__control *control = map->control;
-    if (km__failed(map))
-        return km__failed_error(map);
     int result = km__still_there(map);
+    if (result == 0 && km__failed(map))
+        result = km__failed_error(map);
     if (result == 0)
         result = km__compare_start(map);
     if (result == 0)
@@ -313,12 +313,14 @@ int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline) {
     struct build build = {.map = map,
                           .data_size = new_size,
                           .full_pages = (map->header.feature_readonly & KM__FEATURE_FULL_PAGES) != 0};
-    int result = km__failed(map) ? km__failed_error(map) : km__still_there(map);
+    int result = km__still_there(map);
+    if (result == 0 && km__failed(map))
+        result = km__failed_error(map);
     if (result == 0)
         result = km__dirty_collect(map);
     if (result == 0)
         result = build_frame(&build);
-    const bool nothing = map->builder.page_count == 0 && new_size == map->cursor.data_size;
+    const bool nothing = result == 0 && map->builder.page_count == 0 && new_size == map->cursor.data_size;
     if (result == 0 && !nothing)
         result = write_frame(&build, deadline);
     if (result != 0 && !is_final(result))
@@ -349,7 +351,7 @@ int km__end(km_map *map, bool keep) {
         return km__commit_write(map, map->cursor.data_size, km__deadline(map));
     int result = 0;
     if (map->access == KM_WRITE) {
-        result = km__dirty_collect(map);
+        result = map->lost ? KM_ESTALE : km__dirty_collect(map);
         if (result == 0)
             result = km__dirty_take_back(map);
         else
@@ -363,7 +365,7 @@ int km__end(km_map *map, bool keep) {
 }
 
 static int end(km_map *map, bool keep, const char *name) {
-    int result = km__enter(map);
+    int result = km__enter_lost(map);
     if (result != 0)
         return result;
     if (map->access == 0)
@@ -387,7 +389,8 @@ int km_abort(km_map *map) {
 static int may_write(km_map *map, const char *name) {
     if (map->read_only)
         return km__error(KM_EREADONLY, "%s: %s needs a handle that may write", map->path, name);
-    return km__failed(map) ? km__failed_error(map) : km__still_there(map);
+    const int result = km__still_there(map);
+    return result == 0 && km__failed(map) ? km__failed_error(map) : result;
 }
 
 int km_sync(km_map *map) {

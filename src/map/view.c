@@ -372,6 +372,8 @@ int km__refresh_read_only(km_map *map) {
     const uint64_t deadline = km__deadline(map);
     for (unsigned attempt = 0;; attempt++) {
         const int result = read_only_try(map);
+        if (result < 0)
+            map->stale = true; /* the next begin looks as closely as this one */
         if (result <= 0)
             return result;
         if (os_time_monotonic_ns() >= deadline)

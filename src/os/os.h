@@ -89,6 +89,12 @@ int os_file_zero(struct os_file *file, uint64_t offset, uint64_t length);
  */
 int os_file_next_data(struct os_file *file, uint64_t offset, uint64_t end, uint64_t *start, uint64_t *stop);
 
+/**
+ * Whether reading a hole through a mapping takes disk space, so that a full disk is a fault there (tmpfs): what is going to
+ * be mapped must be allocated first.
+ */
+bool os_file_holes_take_space(struct os_file *file);
+
 /* ---- shared mappings --------------------------------------------------------------------------------------------- */
 
 /** A shared mapping of a part of a file. Not inherited by fork, not in core dumps. Fill with zeros before first use. */

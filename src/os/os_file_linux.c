@@ -19,6 +19,7 @@
 
 #define TRANSFER_MAX ((size_t)1 << 30)
 #define TEMPORARY_TRIES 100
+#define MAGIC_TMPFS 0x01021994u
 #define MAGIC_BTRFS 0x9123683eu
 #define MAGIC_OVERLAYFS 0x794c7630u
 
@@ -298,7 +299,7 @@ static const struct {
     {0x58465342u, true, "xfs"},
     {MAGIC_BTRFS, true, "btrfs"},
     {0xf2f52010u, true, "f2fs"},
-    {0x01021994u, true, "tmpfs"},
+    {MAGIC_TMPFS, true, "tmpfs"},
     {0x2fc12fc1u, true, "zfs"},
     {MAGIC_OVERLAYFS, false, "overlayfs"},
     {0x65735546u, false, "FUSE"},
@@ -312,6 +313,11 @@ static const struct {
     {0x7366746eu, false, "NTFS"},
     {0xca451a4eu, false, "bcachefs"},
 };
+
+bool os_file_holes_take_space(struct os_file *file) {
+    struct statfs system;
+    return fstatfs(file->descriptor.fd, &system) == 0 && (uint32_t)system.f_type == MAGIC_TMPFS;
+}
 
 int os_file_check_coherent(struct os_file *file) {
     struct statfs system;

@@ -255,6 +255,11 @@ int os_file_zero(struct os_file *file, uint64_t offset, uint64_t length) {
     return leave(error);
 }
 
+bool os_file_holes_take_space(struct os_file *file) {
+    (void)file;
+    return false; /* the simulated disk never fills by reading */
+}
+
 int os_file_next_data(struct os_file *file, uint64_t offset, uint64_t end, uint64_t *start, uint64_t *stop) {
     enter();
     int error = sim_pass(OS_SIM_INFO, file->epoch, file->path);
