@@ -453,6 +453,9 @@ static void judge_flip(const struct batch *batch, uint64_t at) {
         child_check(attempt->used == 0 || attempt->used == KM_ECORRUPT);
         return;
     }
+    if (batch->place == JOURNAL && batch->killed && attempt->used == KM_EJOURNAL) {
+        return; /* a handle without write permission opens, so that verify can tell, and refuses to begin */
+    }
     child_check(attempt->used == 0);
     /* The last commit cannot be told from one that power cut short; everything before it can. */
     child_check(attempt->generation == batch->newest || (batch->killed && attempt->generation + 1 == batch->newest));
