@@ -256,7 +256,12 @@ static void commit(struct world *world, struct user *user) {
     const int number = (int)(user - world->users);
     compare(world, user);
     const bool changes = memcmp(user->seen, world->now, world->size) != 0;
-    const int result = km_commit(user->map);
+    int result = km_commit(user->map);
+    /* With nobody in the way, what took too long (a checkpoint in several parts) is through after some tries. */
+    for (int tries = 0; result == KM_EBUSY && !others(world, user, READING) && tries < 100; tries++) {
+        compare(world, user);
+        result = km_commit(user->map);
+    }
     trace(world, "user %d commits: %s, generation %llu%s", number, km_error_name(result),
           (unsigned long long)km_generation(user->map), changes ? "" : " (no change)");
     if (result == KM_EBUSY && changes && others(world, user, READING)) {
@@ -440,15 +445,15 @@ static void step_idle(struct world *world, struct user *user, unsigned pick) {
     if (user->stray && pick >= 62 && pick < 92) {
         pick = 0; /* let it be found before anything else is done with the handle */
     }
-    if (pick < 25) {
+    if (pick < 30) {
         begin(world, user, KM_READ);
     } else if (pick < 80) {
-        begin(world, user, KM_WRITE);
+        begin(world, user, writes(user) || pick < 33 ? KM_WRITE : KM_READ);
     } else if (pick < 83) {
         sync_user(world, user);
     } else if (pick < 87) {
         checkpoint(world, user);
-    } else if (pick < 88) {
+    } else if (pick < 89) {
         grow(world, user);
     } else if (pick < 90) {
         ask_info(world, user);
@@ -458,7 +463,7 @@ static void step_idle(struct world *world, struct user *user, unsigned pick) {
         misuse(world, user);
     } else if (pick < 96 && (user->flags & KM_CHECK) != 0 && !user->stray) {
         stray(world, user);
-    } else if (pick >= 97) {
+    } else if (pick >= 98) {
         close_user(world, user);
     }
 }
@@ -483,9 +488,9 @@ static void step_reading(struct world *world, struct user *user, unsigned pick) 
 }
 
 static void step_writing(struct world *world, struct user *user, unsigned pick) {
-    if (pick < 40) {
+    if (pick < 35) {
         store(world, user);
-    } else if (pick < 55) {
+    } else if (pick < 45) {
         store_spread(world, user);
     } else if (pick < 87) {
         commit(world, user);
@@ -504,6 +509,11 @@ static void step_writing(struct world *world, struct user *user, unsigned pick) 
 
 static void step(struct world *world) {
     struct user *user = &world->users[chance_below(&world->chance, USERS)];
+    for (struct user *writer = world->users; writer < world->users + USERS; writer++) {
+        if (writer->doing == WRITING && chance_percent(&world->chance, 60)) {
+            user = writer; /* or everybody would mostly find it in the way */
+        }
+    }
     const unsigned pick = (unsigned)chance_below(&world->chance, 100);
     if (user->doing == CLOSED) {
         if (pick < 30) { /* stay away for a while, so that others are alone, or nobody is there */
@@ -575,10 +585,11 @@ static void run_seed(uint64_t seed, uint32_t checksum, uint32_t creation_flags) 
     struct world *world = calloc(1, sizeof *world);
     assert_non_null(world);
     world->seed = seed;
-    world->chance.state = chance_mix(seed, checksum * 64 + creation_flags);
+    world->chance.state = chance_mix(seed, ((uint64_t)checksum << 32) + creation_flags);
     world->checksum = checksum;
     world->creation_flags = creation_flags;
-    world->path = scratch_path("model.km");
+    static unsigned runs;
+    world->path = scratch_path("model-%u.km", runs++);
     world->now = calloc(1, CAPACITY);
     assert_non_null(world->now);
     for (struct user *user = world->users; user < world->users + USERS; user++) {

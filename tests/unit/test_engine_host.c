@@ -60,8 +60,6 @@ static void a_child_cannot_use_its_parents_handle(void **state) {
 }
 
 static int touch_inherited_data(void *context) {
-    signal(SIGSEGV, SIG_DFL);
-    signal(SIGBUS, SIG_DFL);
     return *(volatile unsigned char *)context;
 }
 
@@ -240,16 +238,37 @@ static void descriptors_that_the_program_closed_do_no_harm(void **state) {
 
 /* ---- full disks -------------------------------------------------------------------------------------------------- */
 
-/* A small file system of our own, which goes away with this process. NULL, with a notice, where that is not permitted. */
-static const char *small_disk(const char *size) {
+/* Mounts of this process go away with it. */
+static int separate_mounts(void) {
     static int separate = -1;
     if (separate < 0) {
         separate = unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
     }
+    return separate;
+}
+
+/* A small file system of our own: ext4 in a file. NULL, with a notice, where that is not permitted. */
+static const char *small_disk(unsigned megabytes) {
+    const char *path = scratch_path("disk");
+    const char *image = scratch_path("disk.img");
+    char command[2000];
+    snprintf(command, sizeof command,
+             "PATH=$PATH:/usr/sbin:/sbin; rm -f %s && truncate -s %uM %s && "
+             "mkfs.ext4 -q -F -O ^has_journal -m 0 %s >%s.log 2>&1 && mount -o loop %s %s >>%s.log 2>&1",
+             image, megabytes, image, image, image, image, path, image);
+    if (!separate_mounts() || (mkdir(path, 0700) != 0 && errno != EEXIST) || system(command) != 0) {
+        print_message("skipped: a small disk cannot be mounted here\n");
+        return NULL;
+    }
+    return path;
+}
+
+/* The same in memory, where a file's holes take space when they are looked at. */
+static const char *small_memory_disk(unsigned megabytes) {
     const char *path = scratch_path("disk");
     char options[64];
-    snprintf(options, sizeof options, "size=%s,mode=0700", size);
-    if (!separate || (mkdir(path, 0700) != 0 && errno != EEXIST) ||
+    snprintf(options, sizeof options, "size=%um,mode=0700", megabytes);
+    if (!separate_mounts() || (mkdir(path, 0700) != 0 && errno != EEXIST) ||
         mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options) != 0) {
         print_message("skipped: a small disk cannot be mounted here\n");
         return NULL;
@@ -258,7 +277,7 @@ static const char *small_disk(const char *size) {
 }
 
 static void remove_disk(void) {
-    assert_int_equal(umount2(scratch_path("disk"), MNT_DETACH), 0);
+    assert_int_equal(umount2(scratch_path("disk"), 0), 0);
 }
 
 /* Takes what is left of the disk, to the last page. */
@@ -274,7 +293,7 @@ static void fill_disk(void) {
 
 static void a_full_disk_at_creation_is_told_and_leaves_nothing(void **state) {
     (void)state;
-    if (small_disk("1m") == NULL) {
+    if (small_disk(1) == NULL) {
         skip();
     }
     const char *path = scratch_path("disk/map.km");
@@ -293,7 +312,7 @@ static void a_full_disk_at_creation_is_told_and_leaves_nothing(void **state) {
 
 static void a_full_disk_at_a_checkpoint_is_told_and_the_map_goes_on_afterwards(void **state) {
     (void)state;
-    if (small_disk("4m") == NULL) {
+    if (small_disk(4) == NULL) {
         skip();
     }
     const char *path = scratch_path("disk/map.km");
@@ -322,7 +341,7 @@ static void a_full_disk_at_a_checkpoint_is_told_and_the_map_goes_on_afterwards(v
 
 static void a_full_disk_at_a_commit_leaves_the_transaction_open_and_whole(void **state) {
     (void)state;
-    if (small_disk("4m") == NULL) {
+    if (small_disk(4) == NULL) {
         skip();
     }
     const char *path = scratch_path("disk/map.km");
@@ -363,7 +382,7 @@ static void a_full_disk_at_a_commit_leaves_the_transaction_open_and_whole(void *
 
 static void a_full_disk_when_the_journal_must_grow_is_told(void **state) {
     (void)state;
-    if (small_disk("4m") == NULL) {
+    if (small_disk(4) == NULL) {
         skip();
     }
     const char *path = scratch_path("disk/map.km");
@@ -388,7 +407,7 @@ static void a_full_disk_when_the_journal_must_grow_is_told(void **state) {
 
 static void a_full_disk_at_growth_is_told_and_the_size_stays(void **state) {
     (void)state;
-    if (small_disk("2m") == NULL) {
+    if (small_disk(2) == NULL) {
         skip();
     }
     const char *path = scratch_path("disk/map.km");
@@ -412,6 +431,45 @@ static void a_full_disk_at_growth_is_told_and_the_size_stays(void **state) {
     remove_disk();
 }
 
+/* On tmpfs the data has its space from the beginning: no store, commit or checkpoint can find the disk full. */
+static void a_full_disk_in_memory_never_faults(void **state) {
+    (void)state;
+    if (small_memory_disk(4) == NULL) {
+        skip();
+    }
+    const char *path = scratch_path("disk/map.km");
+    const struct km_options larger = {.struct_size = sizeof larger, .size = 16 << 20, .flags = KM_CREATE};
+    km_map *map;
+    must_fail(km_open(&map, path, &larger), KM_ENOSPACE);
+    assert_int_equal(access(path, F_OK), -1);
+    const struct km_options options = {.struct_size = sizeof options,
+                                       .size = 1 << 20,
+                                       .max_size = 8 << 20,
+                                       .journal_size = 262144,
+                                       .flags = KM_CREATE,
+                                       .timeout_ms = 1000};
+    must(km_open(&map, path, &options));
+    km_map *reader = check_open(path, 0, KM_READONLY);
+    fill_disk();
+    for (int i = 1; i <= 50; i++) {
+        check_commit_fill(map, (uint64_t)(i - 1) * 20000, i, 20000);
+    }
+    must(km_checkpoint(map));
+    must_fail(km_grow(map, 8 << 20), KM_ENOSPACE);
+    assert_int_equal(km_size(map), 1 << 20);
+    must(km_begin(reader, KM_READ));
+    for (int i = 1; i <= 50; i++) {
+        assert_int_equal(*((unsigned char *)km_data(reader) + i * 20000 - 1), i);
+    }
+    must(km_close(reader));
+    check_clean(map);
+    assert_int_equal(unlink(scratch_path("disk/filler")), 0);
+    must(km_grow(map, 2 << 20));
+    check_clean(map);
+    must(km_close(map));
+    remove_disk();
+}
+
 int main(void) {
     scratch_time_limit(120);
     const struct CMUnitTest tests[] = {
@@ -426,6 +484,7 @@ int main(void) {
         cmocka_unit_test(a_full_disk_at_a_commit_leaves_the_transaction_open_and_whole),
         cmocka_unit_test(a_full_disk_when_the_journal_must_grow_is_told),
         cmocka_unit_test(a_full_disk_at_growth_is_told_and_the_size_stays),
+        cmocka_unit_test(a_full_disk_in_memory_never_faults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
