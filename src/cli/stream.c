@@ -61,21 +61,16 @@ int cli_stream_write(const void *bytes, size_t length) {
 }
 
 int cli_stream_read(void *bytes, size_t length, size_t *got) {
-    char *next = bytes;
     *got = 0;
-    while (*got < length) {
-        const size_t rest = length - *got;
-        const ssize_t count = read(STDIN_FILENO, next + *got, rest < chunk_size ? rest : chunk_size);
-        if (count == 0)
+    for (;;) {
+        const ssize_t count = read(STDIN_FILENO, bytes, length < chunk_size ? length : chunk_size);
+        if (count >= 0) {
+            *got = (size_t)count;
             return 0;
-        if (count < 0) {
-            if (retry(STDIN_FILENO, POLLIN))
-                continue;
-            return errno;
         }
-        *got += (size_t)count;
+        if (!retry(STDIN_FILENO, POLLIN))
+            return errno;
     }
-    return 0;
 }
 
 uint64_t cli_stream_input_size(void) {

@@ -106,7 +106,7 @@ load helper
     make_map m.km
     hold m.km write
     local started=$SECONDS
-    refused 4 "$HOLDER" write m.km --timeout 0.3
+    refused 4 "keepmap who" write m.km --timeout 0.3
     [[ $stderr == *"--timeout"* ]]
     [ $((SECONDS - started)) -lt 8 ]
     release "$HOLDER"

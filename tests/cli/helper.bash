@@ -169,6 +169,15 @@ small_disk() {
     MOUNTS+=("$DIR/disk")
 }
 
+# small_disk_with_holes SIZE: the same, of a kind where a part of a file that was never written takes no space.
+small_disk_with_holes() {
+    mkdir "$DIR/disk"
+    truncate -s "$1" "$DIR/image"
+    { PATH=$PATH:/sbin:/usr/sbin mkfs.ext4 -q -m 0 "$DIR/image" && mount -o loop "$DIR/image" "$DIR/disk"; } 2>/dev/null ||
+        skip "cannot make and mount a small file system here"
+    MOUNTS+=("$DIR/disk")
+}
+
 # as_nobody COMMAND...: as a user without rights, or the test is skipped.
 as_nobody() {
     [ "$(id -u)" = 0 ] || skip "needs root, to drop its rights"

@@ -19,7 +19,7 @@ load helper
     for verb in log who verify; do
         attempt "$verb" m.km --json
         sed -n "/^### $verb/,/^### /s/^| \`\\([a-z_]*\\)\` .*/\\1/p" "$TOP/docs/cli.md" | sort >documented
-        jq -r 'keys[], (.commits[0]? | keys[]), (.users[0]? | keys[])' <<<"$output" | sort -u | diff documented -
+        jq -r 'keys[], ((.commits // .users // [])[0] // {} | keys[])' <<<"$output" | sort -u | diff documented -
     done
 }
 

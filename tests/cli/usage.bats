@@ -215,16 +215,29 @@ load helper
 
 @test "a progress bar appears on a terminal after a second, and takes itself away" {
     command -v script >/dev/null || skip "no script(1) to make a terminal"
-    make_map m.km
-    cat >slow <<END
+    make_map m.km --size 4M
+    local blank
+    blank=$'\r'$(printf '%78s' '')$'\r'
+    cat >slow-input <<END
 #!/bin/sh
-{ for i in 1 2 3; do head -c 4096 /dev/zero; sleep 0.7; done; } | "$KEEPMAP" write m.km "\$@"
+{ for i in 1 2 3 4; do head -c 4096 /dev/zero; sleep 0.6; done; } | "$KEEPMAP" write m.km "\$@"
 END
-    chmod +x slow
-    run env TERM=xterm script -qec ./slow /dev/null </dev/null
-    [[ $output == *$'\r'"write 8 KiB"* ]]
-    run env TERM=xterm script -qec './slow --quiet' /dev/null </dev/null
-    [[ $output != *"write 8 KiB"* ]]
-    run bash -c './slow 2>error.txt'
+    cat >slow-output <<END
+#!/bin/sh
+"$KEEPMAP" read m.km "\$@" | { sleep 1.2; cat >/dev/null; }
+END
+    chmod +x slow-input slow-output
+    run env TERM=xterm script -qec ./slow-input /dev/null </dev/null
+    [[ $output == *$'\r'"write 12 KiB"*"$blank"* ]]
+    run env TERM=xterm script -qec ./slow-output /dev/null </dev/null
+    [[ $output == *$'\r'"read ["$'\e[32m'*"of 4 MiB"*"$blank" ]]
+    run env TERM=xterm NO_COLOR=1 script -qec ./slow-output /dev/null </dev/null
+    [[ $output == *$'\r'"read [#"*"of 4 MiB"*"$blank" && $output != *$'\e'* ]]
+    run env TERM=dumb script -qec ./slow-output /dev/null </dev/null
+    [[ $output == *$'\r'"read [#"*"of 4 MiB"*"$blank" && $output != *$'\e'* ]]
+    # Neither when it is not wanted nor when nobody looks.
+    run env TERM=xterm script -qec './slow-output --quiet' /dev/null </dev/null
+    same "" "$output"
+    run bash -c './slow-output 2>error.txt'
     same "" "$(cat error.txt)"
 }
