@@ -90,12 +90,13 @@ static_assert(offsetof(struct km__header, checksum) == 4092, "layout");
 
 enum km__frame_flag { KM__FRAME_COMPRESSED = 1u << 0 };
 
-/* Head of a frame; the stored body follows, padded with zeros to a multiple of 8. */
+/* Head of a frame; the stored body follows, padded with zeros to a multiple of 8, or of KM__PAGE with
+ * KM__FEATURE_FULL_PAGES. */
 struct km__frame_head {
     uint32_t magic;
     uint32_t flags; /* enum km__frame_flag */
     uint64_t generation;
-    uint64_t length;        /* of the whole frame in the ring, a multiple of 8 */
+    uint64_t length;        /* of the whole frame in the ring, padding included */
     uint64_t body_length;   /* of the body, not compressed */
     uint64_t stored_length; /* of the body as it stands in the ring, padding not counted */
     uint32_t page_count;

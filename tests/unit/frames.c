@@ -66,6 +66,7 @@ void frames_commit(struct frames *map) {
         .previous_chain = map->cursor.chain,
         .process_id = 77,
         .compress = map->limits.compress,
+        .whole_blocks = map->whole,
     };
     memcpy(fields.uuid, map->limits.uuid, sizeof fields.uuid);
     km__frame_start(&map->builder);
@@ -74,7 +75,7 @@ void frames_commit(struct frames *map) {
     const unsigned char *bytes;
     uint64_t chain;
     assert_int_equal(km__frame_finish(&map->builder, &fields, &bytes, &map->length, &chain), 0);
-    assert_true(map->length % 8 == 0 && map->length <= map->ring_size);
+    assert_true(map->length % (map->whole ? KM__PAGE : 8) == 0 && map->length <= map->ring_size);
     map->before = map->cursor;
     map->position = map->ring_size - map->cursor.position < map->length ? 0 : map->cursor.position;
     memcpy(map->ring + map->position, bytes, (size_t)map->length);

@@ -20,7 +20,7 @@ struct frames {
     unsigned char *data, *view; /* committed; with the stores of the next commit */
     unsigned char *ring;
     uint64_t ring_size;
-    bool whole;
+    bool whole;                /* pages and blocks */
     uint64_t durable;          /* goes into the next frame */
     uint64_t position, length; /* of the newest frame */
     struct km__frame_builder builder;

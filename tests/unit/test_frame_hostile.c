@@ -168,10 +168,11 @@ static void a_head_field_out_of_range_is_not_good_though_sealed(void **state) {
         {FIELD(length), 8},
         {FIELD(length), HEAD},
         {FIELD(length), HEAD - 8},
+        {FIELD(length), HEAD + 696},
         {FIELD(length), UINT64_MAX},
         {FIELD(length), UINT64_MAX - 7},
         {FIELD(body_length), 0},
-        {FIELD(body_length), 691},
+        {FIELD(body_length), 696},
         {FIELD(body_length), UINT64_MAX},
         {FIELD(stored_length), 0},
         {FIELD(stored_length), 8193},
@@ -464,6 +465,26 @@ static void the_bounds_of_a_head_hold_whatever_follows(void **state) {
     }
 }
 
+static void a_frame_is_padded_to_words_or_to_pages(void **state) {
+    (void)state;
+    const uint8_t uuid[16] = {1};
+    for (uint64_t length = 4; length <= 3 * KM__PAGE; length += 4) {
+        struct km__frame_head head = {
+            .magic = KM__FRAME_MAGIC,
+            .generation = 1,
+            .length = length,
+            .body_length = 17,
+            .stored_length = 17,
+            .page_count = 1,
+            .range_count = 1,
+            .data_size = 1,
+        };
+        head.checksum = km__frame_head_checksum(uuid, &head);
+        assert_int_equal(km__frame_head_holds(&head, uuid, 65536), length == HEAD + 24 || length == KM__PAGE);
+        assert_false(km__frame_head_holds(&head, uuid, length - 1));
+    }
+}
+
 static void a_peek_judges_the_head_and_not_the_body(void **state) {
     (void)state;
     struct frames map;
@@ -558,6 +579,7 @@ int main(void) {
         cmocka_unit_test(a_read_that_fails_leaves_the_frame_empty),
         cmocka_unit_test(the_last_generation_has_no_successor),
         cmocka_unit_test(the_bounds_of_a_head_hold_whatever_follows),
+        cmocka_unit_test(a_frame_is_padded_to_words_or_to_pages),
         cmocka_unit_test(a_peek_judges_the_head_and_not_the_body),
         cmocka_unit_test(a_frame_that_changes_while_it_is_read_is_one_or_the_other),
     };
