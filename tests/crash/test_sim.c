@@ -384,6 +384,7 @@ static void stores_through_a_region_count_as_unsynced_writes(void **unused) {
     region.address[0] = 'z';
     region.address[4096] = 'z';
     assert_done(os_region_sync(&region, 4096, 512));
+    region.address[1024] = 'z';
     struct os_sim_state *crash = os_sim_save();
     region.address[600] = 'y'; /* after the state was saved */
     os_region_unmap(&region);
@@ -394,9 +395,28 @@ static void stores_through_a_region_count_as_unsynced_writes(void **unused) {
         assert_int_equal(letter_at(12288), 'z');
         assert_int_equal(letter_at(8192 + 600), 'a');
         seen |= letter_at(8192) == 'z' ? 1u : 2u;
+        seen |= letter_at(8192 + 1024) == 'z' ? 4u : 8u;
     }
-    assert_int_equal(seen, 3);
+    assert_int_equal(seen, 15);
     os_sim_state_free(crash);
+}
+
+static void a_sync_of_a_range_promises_nothing_beside_it(void **unused) {
+    (void)unused;
+    struct os_file *file = make_file();
+    struct os_region region = {.address = NULL};
+    assert_done(os_region_map(&region, file, 0, SIZE, false));
+    write_letter(file, 0, SIZE, 'b');
+    assert_done(os_region_sync(&region, 4096 + 512, 100));
+    unsigned char bytes[SIZE / 2];
+    memset(bytes, 'c', sizeof bytes);
+    assert_done(os_file_write_durable(file, SIZE / 4, bytes, sizeof bytes));
+    os_region_unmap(&region);
+    os_file_close(file);
+    os_sim_reboot(NULL, OS_SIM_NOTHING, 0);
+    assert_true(range_is(0, 4096 + 512, 'a') && range_is(4096 + 512, 512, 'b'));
+    assert_true(range_is(4096 + 1024, SIZE / 4 - 4096 - 1024, 'a'));
+    assert_true(range_is(SIZE / 4, SIZE / 2, 'c') && range_is(SIZE * 3 / 4, SIZE / 4, 'a'));
 }
 
 static void what_a_dead_handle_stores_goes_nowhere(void **unused) {
@@ -542,6 +562,7 @@ int main(void) {
         cmocka_unit_test(a_name_is_durable_only_after_publication),
         cmocka_unit_test(sizes_are_pending_until_synced),
         cmocka_unit_test(stores_through_a_region_count_as_unsynced_writes),
+        cmocka_unit_test(a_sync_of_a_range_promises_nothing_beside_it),
         cmocka_unit_test(what_a_dead_handle_stores_goes_nowhere),
         cmocka_unit_test(views_are_private_and_follow_the_file_where_clean),
         cmocka_unit_test(locks_exclude_by_owner_and_range),
