@@ -55,10 +55,9 @@ static void print_finding_words(const struct verification *verification, const s
                ", found %08" PRIx32 "\n",
                finding->page, finding->offset, last_byte(verification, finding), finding->expected, finding->found);
     else if (finding->error == KM_EHEADER)
-        printf("header slot %c is damaged: %s\n", finding->page == 0 ? 'A' : 'B', message);
+        printf("%s\n", message);
     else
-        printf("the journal is damaged at commit %" PRIu64 ", byte %" PRIu64 " of the file: %s\n", finding->generation,
-               finding->offset, message);
+        printf("%s (byte %" PRIu64 " of the file)\n", message, finding->offset);
 }
 
 /** Called by km_verify(). Not 0, which ends it, when standard output cannot be written any more. */
@@ -101,14 +100,25 @@ static void print_summary_words(const struct cli_command *command, const struct 
                                 bool without_checksums) {
     if (sound && command->quiet)
         return;
-    printf("%s is %s at generation %" PRIu64 ": ", command->shown, sound ? "sound" : "DAMAGED", report->generation);
-    printf("%" PRIu64 " of %" PRIu64 " pages damaged, %" PRIu64 " of %" PRIu64 " commits in the journal, %" PRIu64
-           " of 2 header slots%s\n",
-           report->pages_damaged, report->pages, report->frames_damaged, report->frames, report->headers_damaged,
-           report->digest_matches ? "" : "; the digest of the whole map does not match");
+    if (sound)
+        printf("%s is sound: generation %" PRIu64 ", %" PRIu64 " page%s, %" PRIu64
+               " commit%s in the journal, both header "
+               "slots\n",
+               command->shown, report->generation, report->pages, report->pages == 1 ? "" : "s", report->frames,
+               report->frames == 1 ? "" : "s");
+    else
+        printf("%s is DAMAGED: %" PRIu64 " of %" PRIu64 " pages, %" PRIu64 " commit%s in the journal, %" PRIu64
+               " of 2 header slots%s\n",
+               command->shown, report->pages_damaged, report->pages, report->frames_damaged,
+               report->frames_damaged == 1 ? "" : "s", report->headers_damaged,
+               report->digest_matches ? "" : ", the digest of the whole map");
     if (without_checksums)
         printf("it has no page checksums: damage inside the data is not found\n");
-    if (!sound)
+    if (sound)
+        return;
+    if (report->pages_damaged == 0 && report->frames_damaged == 0 && report->digest_matches)
+        printf("what to do: nothing is lost, the next to open it for writing makes the header slot good again\n");
+    else
         printf("what to do: restore it from a copy, or read what is not named here and check it yourself\n");
 }
 

@@ -14,7 +14,7 @@ random_map() {
 @test "a sound map is found sound" {
     random_map m.km
     expect 0 verify m.km
-    [[ $output == "m.km is sound at generation 1: 0 of 65 pages damaged"* ]]
+    same "m.km is sound: generation 1, 65 pages, 0 commits in the journal, both header slots" "$output"
     expect 0 verify m.km --json
     same "true true 0 0 0 true 65" \
         "$(json '"\(.complete) \(.sound) \(.pages_damaged) \(.frames_damaged) \(.headers_damaged) \(.digest_matches) \(.pages)"')"
@@ -30,7 +30,7 @@ random_map() {
     before=$(checksum m.km)
     expect 1 verify m.km
     [[ ${lines[0]} =~ ^page\ 5\ is\ damaged:\ bytes\ 20480\ to\ 24575\ of\ the\ data,\ stored\ checksum\ [0-9a-f]{8},\ found\ [0-9a-f]{8}$ ]]
-    [[ $output == *"m.km is DAMAGED at generation 1: 1 of 65 pages damaged"*"restore it from a copy"* ]]
+    [[ $output == *"m.km is DAMAGED: 1 of 65 pages, 0 commits in the journal, 0 of 2 header slots"*"restore it from a copy"* ]]
     expect 1 verify m.km --json
     same "false 1 page KM_ECORRUPT 5 20480 24575" \
         "$(json '.findings[0] as $f | "\(.sound) \(.pages_damaged) \($f.kind) \($f.error) \($f.page) \($f.first_byte) \($f.last_byte)"')"
@@ -85,7 +85,7 @@ random_map() {
         local before
         before=$(checksum "$slot.km")
         expect 1 verify "$slot.km"
-        [[ $output == *"header slot $slot is damaged: "* ]]
+        [[ $output == "header slot $slot is damaged"*"1 of 2 header slots"*"nothing is lost"* ]]
         expect 1 verify "$slot.km" --json
         same "$slot header KM_EHEADER 1" \
             "$(json '.findings[0] as $f | "\($f.slot) \($f.kind) \($f.error) \(.headers_damaged)"')"
@@ -102,16 +102,22 @@ random_map() {
 @test "damage in a durable commit of the journal is never taken for the end of it" {
     make_map m.km
     crash m.km commit commit commit
-    local position
+    local position distance before
     position=$(($(header m.km a journal_offset) + $(header m.km a journal_position)))
-    local before
-    flip m.km $((position + 16))
-    before=$(checksum m.km)
-    attempt verify m.km
-    [ "$status" -eq 1 ] || [ "$status" -eq 5 ]
-    [[ $output$stderr == *journal*damaged* || $output$stderr == *commit*damaged* ]]
-    expect 5 sync m.km
-    same "$before" "$(checksum m.km)"
+    for distance in 0 16 100 115; do # the head of the frame, its body
+        cp m.km damaged.km
+        flip damaged.km $((position + distance))
+        before=$(checksum damaged.km)
+        expect 1 verify damaged.km
+        [[ $output == "the frame of commit 2 is damaged"*"(byte $position of the file)"*"1 commit in the journal"* ]]
+        expect 1 verify damaged.km --json
+        same "journal KM_EJOURNAL 2 $position 1" \
+            "$(json '.findings[0] as $f | "\($f.kind) \($f.error) \($f.generation) \($f.file_offset) \(.frames_damaged)"')"
+        refused 5 "commit 2" read damaged.km
+        refused 5 "commit 2" sync damaged.km
+        refused 5 "commit 2" write damaged.km
+        same "$before" "$(checksum damaged.km)"
+    done
 }
 
 @test "verify works while others commit" {
