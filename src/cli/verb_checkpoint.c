@@ -6,18 +6,19 @@
 #include <stdio.h>
 
 #include "command.h"
-#include "report.h"
+#include "outcome.h"
 
-static void print_result(const struct cli_command *command, const struct cli_report *report) {
+static void print_result(const struct cli_command *command, const struct cli_outcome *outcome) {
     if (command->json) {
         struct cli_json json;
-        cli_report_json(command, report, &json);
-        cli_json_number(&json, "checkpoint_generation", report->checkpoint_generation);
+        cli_outcome_json(command, outcome, &json);
+        cli_json_number(&json, "checkpoint_generation", outcome->checkpoint_generation);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
-        printf("%s is checkpointed up to generation %" PRIu64, command->shown, report->checkpoint_generation);
-        if (report->checkpoint_generation < report->generation)
-            printf(" of %" PRIu64 ": a reader holds back the rest, or commits were made meanwhile", report->generation);
+        printf("%s is checkpointed up to generation %" PRIu64, command->shown, outcome->checkpoint_generation);
+        if (outcome->checkpoint_generation < outcome->generation)
+            printf(" of %" PRIu64 ": a reader holds back the rest, or commits were made meanwhile",
+                   outcome->generation);
         putchar('\n');
     }
 }
@@ -30,12 +31,12 @@ static int run(struct cli_command *command) {
     int status = cli_open(command, &map, &options);
     if (status)
         return status;
-    struct cli_report report;
+    struct cli_outcome outcome;
     const int error = km_checkpoint(map);
-    status = error ? cli_fail(command, error) : cli_report_take(command, map, &report);
+    status = error ? cli_fail(command, error) : cli_outcome_take(command, map, &outcome);
     const int closed = cli_close(command, map, "what was committed stands in the journal");
     if (status == CLI_DONE && closed == CLI_DONE)
-        print_result(command, &report);
+        print_result(command, &outcome);
     return status ? status : closed;
 }
 

@@ -6,7 +6,7 @@
 #include <string.h>
 
 #include "command.h"
-#include "report.h"
+#include "outcome.h"
 #include "text.h"
 
 enum {
@@ -82,21 +82,21 @@ static bool take_option(struct cli_command *command, int id, struct km_options *
     return wrong == NULL;
 }
 
-static void print_result(const struct cli_command *command, const struct cli_report *report) {
+static void print_result(const struct cli_command *command, const struct cli_outcome *outcome) {
     char size[CLI_TEXT_SIZE], max_size[CLI_TEXT_SIZE], journal[CLI_TEXT_SIZE];
     if (command->json) {
         struct cli_json json;
-        cli_report_json(command, report, &json);
-        cli_json_number(&json, "max_size", report->max_size);
-        cli_json_number(&json, "journal_size", report->journal_size);
-        cli_json_string(&json, "checksum", cli_text_checksum(report->checksum));
+        cli_outcome_json(command, outcome, &json);
+        cli_json_number(&json, "max_size", outcome->max_size);
+        cli_json_number(&json, "journal_size", outcome->journal_size);
+        cli_json_string(&json, "checksum", cli_text_checksum(outcome->checksum));
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
-        printf("created %s: %s of data", command->shown, cli_text_bytes(size, report->size));
-        if (report->max_size != report->size)
-            printf(" that can grow to %s", cli_text_size(max_size, report->max_size));
-        printf(", %s of journal, checksum %s\n", cli_text_size(journal, report->journal_size),
-               cli_text_checksum(report->checksum));
+        printf("created %s: %s of data", command->shown, cli_text_bytes(size, outcome->size));
+        if (outcome->max_size != outcome->size)
+            printf(" that can grow to %s", cli_text_size(max_size, outcome->max_size));
+        printf(", %s of journal, checksum %s\n", cli_text_size(journal, outcome->journal_size),
+               cli_text_checksum(outcome->checksum));
     }
 }
 
@@ -117,11 +117,11 @@ static int run(struct cli_command *command) {
     int status = cli_open(command, &map, &options);
     if (status)
         return status;
-    struct cli_report report;
-    status = cli_report_take(command, map, &report);
+    struct cli_outcome outcome;
+    status = cli_outcome_take(command, map, &outcome);
     const int closed = cli_close(command, map, "the map was created");
     if (status == CLI_DONE && closed == CLI_DONE)
-        print_result(command, &report);
+        print_result(command, &outcome);
     return status ? status : closed;
 }
 

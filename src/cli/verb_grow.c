@@ -6,19 +6,19 @@
 #include <stdio.h>
 
 #include "command.h"
-#include "report.h"
+#include "outcome.h"
 #include "text.h"
 
-static void print_result(const struct cli_command *command, const struct cli_report *report) {
+static void print_result(const struct cli_command *command, const struct cli_outcome *outcome) {
     char text[CLI_TEXT_SIZE];
     if (command->json) {
         struct cli_json json;
-        cli_report_json(command, report, &json);
-        cli_json_number(&json, "max_size", report->max_size);
+        cli_outcome_json(command, outcome, &json);
+        cli_json_number(&json, "max_size", outcome->max_size);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
-        printf("%s holds %s now: generation %" PRIu64 "\n", command->shown, cli_text_bytes(text, report->size),
-               report->generation);
+        printf("%s holds %s now: generation %" PRIu64 "\n", command->shown, cli_text_bytes(text, outcome->size),
+               outcome->generation);
     }
 }
 
@@ -35,12 +35,12 @@ static int run(struct cli_command *command) {
     int status = cli_open(command, &map, &options);
     if (status)
         return status;
-    struct cli_report report;
+    struct cli_outcome outcome;
     const int error = km_grow(map, size);
-    status = error ? cli_fail(command, error) : cli_report_take(command, map, &report);
+    status = error ? cli_fail(command, error) : cli_outcome_take(command, map, &outcome);
     const int closed = cli_close(command, map, "the map has its new size");
     if (status == CLI_DONE && closed == CLI_DONE)
-        print_result(command, &report);
+        print_result(command, &outcome);
     return status ? status : closed;
 }
 

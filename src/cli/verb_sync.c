@@ -6,7 +6,7 @@
 #include <stdio.h>
 
 #include "command.h"
-#include "report.h"
+#include "outcome.h"
 
 static int run(struct cli_command *command) {
     if (cli_next_option(command) < 0)
@@ -16,19 +16,19 @@ static int run(struct cli_command *command) {
     int status = cli_open(command, &map, &options);
     if (status)
         return status;
-    struct cli_report report;
+    struct cli_outcome outcome;
     const int error = km_sync(map);
-    status = error ? cli_fail(command, error) : cli_report_take(command, map, &report);
+    status = error ? cli_fail(command, error) : cli_outcome_take(command, map, &outcome);
     const int closed = cli_close(command, map, "what was committed is durable");
     if (status || closed)
         return status ? status : closed;
     if (command->json) {
         struct cli_json json;
-        cli_report_json(command, &report, &json);
-        cli_json_number(&json, "durable_generation", report.durable_generation);
+        cli_outcome_json(command, &outcome, &json);
+        cli_json_number(&json, "durable_generation", outcome.durable_generation);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
-        printf("%s is durable up to generation %" PRIu64 "\n", command->shown, report.durable_generation);
+        printf("%s is durable up to generation %" PRIu64 "\n", command->shown, outcome.durable_generation);
     }
     return CLI_DONE;
 }

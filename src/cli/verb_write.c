@@ -11,7 +11,7 @@
 
 #include "command.h"
 #include "progress.h"
-#include "report.h"
+#include "outcome.h"
 #include "stream.h"
 #include "text.h"
 
@@ -79,18 +79,18 @@ static int write_input(struct cli_command *command, km_map *map, uint64_t offset
     return status;
 }
 
-static void print_result(const struct cli_command *command, const struct cli_report *report, uint64_t length,
+static void print_result(const struct cli_command *command, const struct cli_outcome *outcome, uint64_t length,
                          bool lazy) {
     char text[CLI_TEXT_SIZE];
     if (command->json) {
         struct cli_json json;
-        cli_report_json(command, report, &json);
+        cli_outcome_json(command, outcome, &json);
         cli_json_number(&json, "written", length);
         cli_json_bool(&json, "lazy", lazy);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
         printf("wrote %s to %s: generation %" PRIu64 "\n", cli_text_bytes(text, length), command->shown,
-               report->generation);
+               outcome->generation);
     }
 }
 
@@ -112,13 +112,13 @@ static int run(struct cli_command *command) {
     if (status)
         return status;
     status = write_input(command, map, offset, &length);
-    struct cli_report report = {.generation = km_generation(map), .size = km_size(map)};
+    struct cli_outcome outcome = {.generation = km_generation(map), .size = km_size(map)};
     const bool lazy = (options.flags & KM_LAZY) != 0;
     const int closed =
         cli_close(command, map,
                   lazy ? "what was committed is visible, but perhaps not durable" : "what was committed is durable");
     if (status == CLI_DONE && closed == CLI_DONE)
-        print_result(command, &report, length, lazy);
+        print_result(command, &outcome, length, lazy);
     return status ? status : closed;
 }
 

@@ -26,6 +26,11 @@ static uint64_t round_up(uint64_t value) {
     return (value + KM__ALIGN - 1) / KM__ALIGN * KM__ALIGN;
 }
 
+static int sync_all(km_map *map) {
+    const int result = os_file_sync(map->file);
+    return result == 0 ? 0 : km__sync_failed(map, result);
+}
+
 /* ---- journal ----------------------------------------------------------------------------------------------------- */
 
 /* Wait until the frames in use do not wrap. */
@@ -57,7 +62,7 @@ static int grow_ring(km_map *map, struct km__slots *slots, uint64_t length) {
         return km__error(KM_ESIZE, "%s: a commit of %" PRIu64 " bytes is too large for any journal: commit in parts", map->path, length);
     int result = km__file_zeros(map->file, old_end, grown - ring);
     if (result == 0)
-        result = os_file_sync(map->file);
+        result = sync_all(map);
     if (result != 0) {
         (void)os_file_resize(map->file, old_end);
         return km__error_prefix(result, "%s: the journal has to grow to %" PRIu64 " bytes for this commit", map->path, grown);
@@ -133,7 +138,7 @@ static int clear_way(km_map *map, uint64_t old_size, uint64_t size) {
         }
         at = stop > at ? stop : end;
     }
-    return result == 0 && found ? os_file_sync(map->file) : result;
+    return result == 0 && found ? sync_all(map) : result;
 }
 
 static int grow_in_place(km_map *map, uint64_t size, uint64_t deadline) {
@@ -210,7 +215,7 @@ static int move_regions(km_map *map, uint64_t size) {
     if (result == 0)
         result = km__file_zeros(map->file, moved.journal_offset, moved.journal_size);
     if (result == 0)
-        result = os_file_sync(map->file);
+        result = sync_all(map);
     if (result != 0) {
         (void)os_file_resize(map->file, km__header_file_end(&from));
         return km__error_prefix(result, "%s: growing to %" PRIu64 " bytes", map->path, size);

@@ -18,6 +18,8 @@
  *     moved only by who holds ATTACH with no other USER, so that nobody's mapping loses its file.
  *  O6 Home is not written by recovery: opening costs the ring, not the data.
  *  O7 After ATTACH the path must still name the file that was opened: it may have been replaced meanwhile.
+ *  O8 Before the first checkpoint of a map its first handle syncs the directory: whoever created it may have died between
+ *     giving the file its name and making the name durable, and what is committed now would vanish with the name.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -115,6 +117,10 @@ static int rebuild(km_map *map, struct km__slots *slots) {
         result = check_end(map, &slots->slot[slots->chosen], &end);
     if (result != 0)
         return result; /* refused: nothing of the file was changed */
+    if (slots->slot[slots->chosen].generation == 0)
+        result = os_file_sync_name(map->file, map->path); /* O8 */
+    if (result != 0)
+        return result;
     control_clear(control);
     if (!clean)
         result = write_again(map, slots, &end);

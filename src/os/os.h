@@ -50,6 +50,9 @@ int os_file_create(struct os_file **file, const char *path, uint32_t permissions
  */
 int os_file_publish(struct os_file *file, const char *path, bool replace);
 
+/** Make it durable that `path` names the file: for a file whose publisher may have died before its directory was synced. */
+int os_file_sync_name(struct os_file *file, const char *path);
+
 void os_file_close(struct os_file *file); /* NULL allowed */
 
 int os_file_info(struct os_file *file, struct os_file_info *info);

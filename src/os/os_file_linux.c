@@ -180,6 +180,10 @@ int os_file_publish(struct os_file *file, const char *path, bool replace) {
     return sync_directory(file, path);
 }
 
+int os_file_sync_name(struct os_file *file, const char *path) {
+    return sync_directory(file, path);
+}
+
 /* ---- durable writes ---------------------------------------------------------------------------------------------- */
 
 int os_file_write_durable(struct os_file *file, uint64_t offset, const void *bytes, size_t length) {

@@ -382,7 +382,7 @@ static km_map *open_image(struct script *script, uint32_t flags, bool may_be_mis
 }
 
 /* The generation that the map shows, which must be one of those within the bounds, whole. */
-static uint64_t judge(struct script *script, km_map *map, const struct bounds *bounds) {
+static uint64_t judge(struct script *script, km_map *map, const struct bounds *bounds, uint64_t slots_torn) {
     int result = km_begin(map, KM_READ);
     if (result != 0) {
         broken(script, "the image could not be read: %s", km_error_name(result));
@@ -407,7 +407,8 @@ static uint64_t judge(struct script *script, km_map *map, const struct bounds *b
     result = km_abort(map);
     struct km_report report = {.struct_size = sizeof report};
     result = result != 0 ? result : km_verify(map, &report, NULL, NULL);
-    if (result != 0 || report.pages_damaged + report.frames_damaged + report.headers_damaged != 0 ||
+    if (result != 0 || report.pages_damaged + report.frames_damaged != 0 ||
+        report.headers_damaged > slots_torn ||
         report.digest_matches != 1) {
         broken(script, "generation %llu: verify gave %s, %llu pages, %llu frames, %llu headers damaged, digest %u",
                (unsigned long long)generation, km_error_name(result), (unsigned long long)report.pages_damaged,
@@ -466,7 +467,7 @@ static void cut_again(struct script *script, const struct bounds *bounds, uint64
     script->nested++;
     map = open_image(script, 0, bounds->may_be_missing);
     if (map != NULL) {
-        judge(script, map, bounds);
+        judge(script, map, bounds, 0);
         must_close(script, map);
     }
 }
@@ -484,7 +485,7 @@ static void try_image(struct script *script, const struct point *point, enum os_
     if (image_seed % 8 == 1) { /* a handle that may not recover must see what the recovery will give */
         km_map *reader = open_image(script, KM_READONLY, point->bounds.may_be_missing);
         if (reader != NULL) {
-            seen = judge(script, reader, &point->bounds);
+            seen = judge(script, reader, &point->bounds, 1); /* it repairs no slot that the cut tore */
             must_close(script, reader);
         }
     }
@@ -492,7 +493,7 @@ static void try_image(struct script *script, const struct point *point, enum os_
     if (map == NULL) {
         return;
     }
-    const uint64_t generation = judge(script, map, &point->bounds);
+    const uint64_t generation = judge(script, map, &point->bounds, 0);
     if (seen != UINT64_MAX && seen != generation) {
         broken(script, "a reader saw generation %llu, the recovery gave %llu", (unsigned long long)seen,
                (unsigned long long)generation);
@@ -620,7 +621,7 @@ static void expect_recovery(struct script *script, bool evict, uint64_t image_se
     if (map == NULL) {
         return;
     }
-    judge(script, map, &script->bounds);
+    judge(script, map, &script->bounds, 0);
     struct km_info info = {.struct_size = sizeof info};
     if (km_get_info(map, &info) != 0 || info.failed != 0) {
         broken(script, "the next session is still poisoned");
@@ -632,7 +633,7 @@ static void expect_recovery(struct script *script, bool evict, uint64_t image_se
     km_close(map);
     script->images++;
     map = open_image(script, 0, false);
-    const uint64_t generation = judge(script, map, &bounds);
+    const uint64_t generation = judge(script, map, &bounds, 0);
     commit_on_top(script, map, generation, image_seed);
 }
 

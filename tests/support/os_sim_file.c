@@ -89,6 +89,15 @@ int os_file_publish(struct os_file *file, const char *path, bool replace) {
     return leave(error);
 }
 
+int os_file_sync_name(struct os_file *file, const char *path) {
+    enter();
+    struct sim_name *name = sim_name_find(path, true);
+    const int error = sim_pass(OS_SIM_SYNC, file->epoch, path);
+    if (error == 0)
+        sim_name_sync(name);
+    return leave(error);
+}
+
 void os_file_close(struct os_file *file) {
     if (file == NULL)
         return;

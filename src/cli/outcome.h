@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * The short report of the verbs that change a map: one line, or one JSON object.
+ * The outcome of the verbs that change a map: one line, or one JSON object.
  */
-#ifndef CLI_REPORT_H
-#define CLI_REPORT_H
+#ifndef CLI_OUTCOME_H
+#define CLI_OUTCOME_H
 
 #include <stdint.h>
 
@@ -11,7 +11,7 @@
 #include "json.h"
 
 /** What a verb did, with what is worth knowing of the map then. */
-struct cli_report {
+struct cli_outcome {
     uint64_t generation; /* newest visible commit */
     uint64_t durable_generation;
     uint64_t checkpoint_generation;
@@ -22,9 +22,9 @@ struct cli_report {
 };
 
 /** Ask an open map. 0, or an exit status after the error was printed. */
-int cli_report_take(const struct cli_command *command, km_map *map, struct cli_report *report);
+int cli_outcome_take(const struct cli_command *command, km_map *map, struct cli_outcome *outcome);
 
 /** Begin the JSON object with target, generation and size; the caller adds to it and closes it. */
-void cli_report_json(const struct cli_command *command, const struct cli_report *report, struct cli_json *json);
+void cli_outcome_json(const struct cli_command *command, const struct cli_outcome *outcome, struct cli_json *json);
 
 #endif

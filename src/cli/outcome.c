@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT
  *
- * The short report of the verbs that change a map.
+ * The outcome of the verbs that change a map.
  */
-#include "report.h"
+#include "outcome.h"
 
 #include <stdio.h>
 
-int cli_report_take(const struct cli_command *command, km_map *map, struct cli_report *report) {
+int cli_outcome_take(const struct cli_command *command, km_map *map, struct cli_outcome *outcome) {
     struct km_info info = {.struct_size = sizeof info};
     const int error = km_get_info(map, &info);
     if (error)
         return cli_fail(command, error);
-    *report = (struct cli_report){
+    *outcome = (struct cli_outcome){
         .generation = info.generation,
         .durable_generation = info.durable_generation,
         .checkpoint_generation = info.checkpoint_generation,
@@ -23,10 +23,10 @@ int cli_report_take(const struct cli_command *command, km_map *map, struct cli_r
     return CLI_DONE;
 }
 
-void cli_report_json(const struct cli_command *command, const struct cli_report *report, struct cli_json *json) {
+void cli_outcome_json(const struct cli_command *command, const struct cli_outcome *outcome, struct cli_json *json) {
     *json = (struct cli_json){.stream = stdout};
     cli_json_open(json, NULL, '{');
     cli_json_string(json, "target", command->target);
-    cli_json_number(json, "generation", report->generation);
-    cli_json_number(json, "size", report->size);
+    cli_json_number(json, "generation", outcome->generation);
+    cli_json_number(json, "size", outcome->size);
 }
