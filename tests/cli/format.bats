@@ -42,6 +42,13 @@ leave_frames() {
     [ "$(keepmap info "$1" --json | jq .checkpoint_generation)" = 1 ]
 }
 
+# leave_one_more FILE: a commit of a process that is killed behind it.
+leave_one_more() {
+    hold "$1" commit
+    kill -KILL "$HOLDER"
+    wait "$HOLDER" 2>/dev/null || true
+}
+
 @test "the documented reader reads a map that was closed" {
     make_map m.km --size 100001
     head -c 70000 /dev/urandom | keepmap write m.km --offset 30000 --quiet
@@ -85,14 +92,8 @@ leave_frames() {
     keepmap grow m.km 3000001 --quiet
     head -c 7000 /dev/urandom | keepmap write m.km --offset 2990000 --quiet
     agrees m.km
-    leave_frames_again m.km
+    leave_one_more m.km
     agrees m.km
-}
-
-leave_frames_again() {
-    hold "$1" commit commit commit
-    kill -KILL "$HOLDER"
-    wait "$HOLDER" 2>/dev/null || true
 }
 
 @test "the documented reader finds a flipped bit of the data and of the journal" {
@@ -103,8 +104,9 @@ leave_frames_again() {
     journal=$(header m.km a journal_offset)
     cp m.km flipped.km
     flip flipped.km $((data + 12))
-    run "$BATS_FILE_TMPDIR/reader" <flipped.km
-    [ "$status" = 1 ]
+    local result=0
+    "$BATS_FILE_TMPDIR/reader" <flipped.km >/dev/null 2>words || result=$?
+    [ "$result" = 1 ] && grep -q ", 1 damaged pages" words
     cp m.km flipped.km
     flip flipped.km $((journal + $(header m.km a journal_position) + 150))
     "$BATS_FILE_TMPDIR/reader" <flipped.km 2>&1 >/dev/null | grep -q "^generation 1,"
