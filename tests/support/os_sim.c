@@ -53,18 +53,33 @@ void sim_file_release(struct sim_file *file) {
     free(file);
 }
 
+/* Compare a piece of the page cache with what is known to have been written, sector by sector. */
+static void absorb_piece(struct sim_file *file, uint64_t offset, const unsigned char *cached, size_t length) {
+    while (length > 0) {
+        unsigned char known[OS_SIM_SECTOR];
+        size_t part = length < OS_SIM_SECTOR ? length : OS_SIM_SECTOR;
+        sim_content_read(&file->content, offset, known, part);
+        if (memcmp(cached, known, part) != 0)
+            sim_content_write(&file->content, ++sim.writes, offset, cached, part);
+        cached += part;
+        offset += part;
+        length -= part;
+    }
+}
+
 void sim_file_absorb(struct sim_file *file) {
     for (size_t i = 0; i < file->stored_count; i++) {
         uint64_t offset = file->stored[i].offset;
         uint64_t end = offset + file->stored[i].length;
-        for (; offset < end && offset < file->content.size; offset += OS_SIM_SECTOR) {
-            unsigned char cached[OS_SIM_SECTOR], known[OS_SIM_SECTOR];
-            ssize_t got = pread(file->cache, cached, sizeof cached, (off_t)offset);
-            if (got <= 0)
+        if (end > file->content.size)
+            end = file->content.size;
+        while (offset < end) {
+            unsigned char cached[64 * OS_SIM_SECTOR];
+            size_t wanted = end - offset < sizeof cached ? (size_t)(end - offset) : sizeof cached;
+            if (pread(file->cache, cached, wanted, (off_t)offset) != (ssize_t)wanted)
                 break;
-            sim_content_read(&file->content, offset, known, (size_t)got);
-            if (memcmp(cached, known, (size_t)got) != 0)
-                sim_content_write(&file->content, ++sim.writes, offset, cached, (size_t)got);
+            absorb_piece(file, offset, cached, wanted);
+            offset += wanted;
         }
     }
 }
