@@ -569,7 +569,7 @@ static void every_power_cut_leaves_one_generation_no_older_than_the_durable_one(
                 (unsigned long long)by_policy[policy]);
     }
     fprintf(stderr, "\n");
-    assert_true(images > 500 && by_policy[OS_SIM_SECTORS] > 100);
+    assert_true(images > 200 && by_policy[OS_SIM_SECTORS] > 50);
 }
 
 /* ---- failed syncs ------------------------------------------------------------------------------------------------ */
