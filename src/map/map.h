@@ -39,7 +39,7 @@ struct km_map {
     uint32_t timeout_ms;
     bool read_only;
     bool lost; /* KM_ESTALE was found: the mappings may have lost their file, and nothing touches them any more */
-    bool compare_patched; /* twin and tracking are set up: stores can be told from what is committed */
+    bool has_twin; /* twin and tracking are set up: stores can be told from what is committed */
 
     struct os_file *file;
     struct os_file_info identity;
@@ -55,8 +55,7 @@ struct km_map {
     struct km__control *control;
 
     struct os_view view;
-    unsigned char *twin; /* committed images of patched pages, at the view's offsets; NULL for readers */
-    uint64_t twin_length;
+    struct km__pool twin;      /* committed images of patched pages, in handles that write */
     bool stale;                /* the view shows nothing: the next begin starts anew from home */
     uint64_t base;             /* generation of home that the view started from */
     struct km__cursor cursor;  /* the generation that the view is at */

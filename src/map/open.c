@@ -273,8 +273,7 @@ static void destroy(km_map *map) {
     km__unregister(map);
     if (!atomic_load(&map->forked)) { /* in the child of a fork nothing of it is mapped */
         os_view_unmap(&map->view);
-        if (map->twin != NULL)
-            os_memory_release(map->twin, map->twin_length);
+        km__pool_release(&map->twin);
         km__regions_unmap(map);
         os_locks_close(map->locks);
         os_waiter_close(map->waiter);

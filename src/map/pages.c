@@ -7,9 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "os/error.h"
+#include "format/layout.h"
+#include "os/os.h"
 
-enum { INDEX_MIN = 64, INDEX_KEEP = 1 << 16 };
+enum { INDEX_MIN = 64, INDEX_KEEP = 1 << 16, CHUNK_PAGES = 64, CHUNKS_KEPT = 64 };
+
+#define CHUNK_BYTES ((size_t)CHUNK_PAGES * KM__PAGE)
 
 int km__array_reserve(void **items, size_t *capacity, size_t needed, size_t size) {
     if (needed <= *capacity)
@@ -87,6 +90,42 @@ void km__index_clear(struct km__index *index) {
 void km__index_release(struct km__index *index) {
     free(index->patches);
     *index = (struct km__index){0};
+}
+
+/* ---- pool -------------------------------------------------------------------------------------------------------- */
+
+int km__pool_reserve(struct km__pool *pool, size_t more) {
+    while (pool->chunk_count * CHUNK_PAGES < pool->used + more) {
+        const int result = km__array_reserve((void **)&pool->chunks, &pool->chunk_capacity, pool->chunk_count + 1,
+                                             sizeof(unsigned char *));
+        if (result != 0)
+            return result;
+        unsigned char *chunk = os_memory_take(CHUNK_BYTES);
+        if (chunk == NULL)
+            return KM_ENOMEM;
+        pool->chunks[pool->chunk_count++] = chunk;
+    }
+    return 0;
+}
+
+unsigned char *km__pool_take(struct km__pool *pool) {
+    if (km__pool_reserve(pool, 1) != 0)
+        return NULL;
+    const size_t page = pool->used++;
+    return pool->chunks[page / CHUNK_PAGES] + page % CHUNK_PAGES * KM__PAGE;
+}
+
+void km__pool_reset(struct km__pool *pool) {
+    while (pool->chunk_count > CHUNKS_KEPT)
+        os_memory_release(pool->chunks[--pool->chunk_count], CHUNK_BYTES);
+    pool->used = 0;
+}
+
+void km__pool_release(struct km__pool *pool) {
+    while (pool->chunk_count > 0)
+        os_memory_release(pool->chunks[--pool->chunk_count], CHUNK_BYTES);
+    free(pool->chunks);
+    *pool = (struct km__pool){0};
 }
 
 /* ---- places of frames -------------------------------------------------------------------------------------------- */

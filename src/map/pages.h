@@ -14,6 +14,7 @@
 struct km__patch {
     uint64_t key;        /* page + 1; 0: empty */
     uint64_t generation; /* of the newest such frame */
+    unsigned char *image; /* its committed bytes, of the pool; NULL in handles that never write */
     uint32_t stored;     /* stored checksum of the page after it */
 };
 
@@ -30,6 +31,21 @@ struct km__patch *km__index_add(struct km__index *index, uint64_t page, bool *ad
 int km__index_reserve(struct km__index *index, size_t more);
 void km__index_clear(struct km__index *index);
 void km__index_release(struct km__index *index);
+
+/** Pages of memory that are handed out one by one and taken back all at once. All zero: empty. */
+struct km__pool {
+    unsigned char **chunks;
+    size_t chunk_count, chunk_capacity;
+    size_t used; /* pages handed out */
+};
+
+/** Make sure that `more` pages can be handed out. KM_ENOMEM. */
+int km__pool_reserve(struct km__pool *pool, size_t more);
+/** A page, its bytes undefined; NULL: no memory, which cannot be after a reserve. */
+unsigned char *km__pool_take(struct km__pool *pool);
+/** Take all pages back; keeps some memory for the next round. */
+void km__pool_reset(struct km__pool *pool);
+void km__pool_release(struct km__pool *pool);
 
 /** Where a frame stands in the ring. */
 struct km__place {

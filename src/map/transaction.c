@@ -238,10 +238,11 @@ static void take_over(km_map *map, const struct km__cursor *after, uint64_t posi
     while (km__frame_walk_next(&walk, &page)) {
         bool added = false;
         struct km__patch *patch = km__index_add(&map->index, page.page, &added);
-        const uint64_t at = page.page * KM__PAGE;
-        if (added)
-            memcpy(map->twin + at, map->home_region.address + at, KM__PAGE);
-        km__frame_apply(&page, map->twin + at);
+        if (added) {
+            patch->image = km__pool_take(&map->twin);
+            memcpy(patch->image, map->home_region.address + page.page * KM__PAGE, KM__PAGE);
+        }
+        km__frame_apply(&page, patch->image);
         patch->generation = after->generation;
         patch->stored = page.stored;
     }
@@ -281,6 +282,8 @@ static int write_frame(struct build *build, uint64_t deadline) {
     }
     if (result == 0)
         result = km__index_reserve(&map->index, map->builder.page_count);
+    if (result == 0)
+        result = km__pool_reserve(&map->twin, map->builder.page_count);
     if (result == 0)
         result = km__places_reserve(&map->places, 1);
     if (result == 0)

@@ -40,8 +40,7 @@ enum { REBASE_PAGES = 4096 };
 #define PIN_TRIES 100000
 
 const unsigned char *km__image(km_map *map, uint64_t page, const struct km__patch *patch) {
-    const unsigned char *images = patch != NULL && map->twin != NULL ? map->twin : map->home_region.address;
-    return images + page * KM__PAGE;
+    return patch != NULL && patch->image != NULL ? patch->image : map->home_region.address + page * KM__PAGE;
 }
 
 /* ---- starting anew ----------------------------------------------------------------------------------------------- */
@@ -79,8 +78,7 @@ int km__rebase(km_map *map, const struct km__header *header) {
         result = view_drop_all(map);
     if (result != 0)
         return result;
-    if (map->twin != NULL)
-        os_memory_drop(map->twin, map->view.length);
+    km__pool_reset(&map->twin);
     km__index_clear(&map->index);
     map->base = header->generation;
     map->cursor = km__header_cursor(header);
@@ -108,11 +106,14 @@ static int apply_page(km_map *map, const struct km__frame_page *page, uint64_t g
     if (patch == NULL)
         return KM_ENOMEM;
     const uint64_t at = page->page * KM__PAGE;
-    if (map->twin != NULL) {
-        if (added)
-            memcpy(map->twin + at, map->home_region.address + at, KM__PAGE);
-        km__frame_apply(page, map->twin + at);
+    if (added && map->has_twin) {
+        patch->image = km__pool_take(&map->twin);
+        if (patch->image == NULL)
+            return KM_ENOMEM;
+        memcpy(patch->image, map->home_region.address + at, KM__PAGE);
     }
+    if (patch->image != NULL)
+        km__frame_apply(page, patch->image);
     km__frame_apply(page, map->view.address + at);
     const bool first = added || patch->generation <= started;
     patch->generation = generation;
@@ -140,12 +141,12 @@ static int note_damage(km_map *map, uint64_t page, uint32_t expected, uint32_t f
 
 /* V6. Tells of the first damaged page, and notes all of them if asked to. */
 static int check_touched(km_map *map) {
-    const unsigned char *images = map->twin != NULL ? map->twin : map->view.address;
     int result = 0;
     for (size_t i = 0; i < map->touched.count; i++) {
         const uint64_t page = map->touched.items[i];
         const struct km__patch *patch = km__index_find(&map->index, page);
-        const uint32_t found = km__checksum_page(map->header.checksum_kind, images + page * KM__PAGE);
+        const unsigned char *shown = patch->image != NULL ? patch->image : map->view.address + page * KM__PAGE;
+        const uint32_t found = km__checksum_page(map->header.checksum_kind, shown);
         if (found == patch->stored)
             continue;
         if (result == 0)
@@ -394,21 +395,14 @@ static enum os_tracker wanted_tracker(void) {
 }
 
 int km__compare_start(km_map *map) {
-    if (map->compare_patched)
+    if (map->has_twin)
         return 0;
-    map->twin_length = map->view.reserve;
-    map->twin = os_memory_reserve(map->twin_length);
-    if (map->twin == NULL)
-        return KM_ENOMEM;
-    int result = 0;
-    if ((map->flags & KM_DECLARED) == 0 || (map->flags & KM_CHECK) != 0)
-        result = os_view_track(&map->view, wanted_tracker());
-    if (result != 0) {
-        os_memory_release(map->twin, map->twin_length);
-        map->twin = NULL;
-        return result;
+    if ((map->flags & KM_DECLARED) == 0 || (map->flags & KM_CHECK) != 0) {
+        const int result = os_view_track(&map->view, wanted_tracker());
+        if (result != 0)
+            return result;
     }
-    map->compare_patched = true;
+    map->has_twin = true;
     map->stale = true; /* the twin fills as the frames are applied anew */
     return 0;
 }
@@ -482,7 +476,7 @@ int km__dirty_take_back(km_map *map) {
 }
 
 int km__check_stray(km_map *map) {
-    if (!map->compare_patched || map->stale)
+    if (!map->has_twin || map->stale)
         return 0;
     struct collect collect = {map, km__pages_of(map->cursor.data_size)};
     map->dirty.count = 0;

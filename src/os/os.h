@@ -171,11 +171,9 @@ void os_view_unmap(struct os_view *view);
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-/** Address space that takes memory only where it is stored to, zero at first; not inherited by fork, not in core dumps. */
-void *os_memory_reserve(uint64_t length);
-
-/** Give the memory of a range of whole pages back; it reads as zeros again. */
-void os_memory_drop(void *address, uint64_t length);
+/** Memory of the process's own, zero at first; not inherited by fork, not in core dumps. Made resident in one go where the
+ *  system can, so that the first stores to it cost no fault each. NULL, with the detail set, if there is none. */
+void *os_memory_take(uint64_t length);
 
 void os_memory_release(void *address, uint64_t length);
 

@@ -1,10 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Sparse memory: address space that takes memory only where it is stored to.
+ * Memory of the process's own.
  */
 #include <errno.h>
 #include <stddef.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -19,28 +18,20 @@ uint64_t os__round_up_to_page(uint64_t length) {
     return (length + page - 1) / page * page;
 }
 
-void *os_memory_reserve(uint64_t length) {
+void *os_memory_take(uint64_t length) {
     size_t size = os__round_up_to_page(length);
-    void *address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (address == MAP_FAILED) {
-        os__system_error(errno, "reserve memory", NULL);
+        os__system_error(errno, "take memory", NULL);
         return NULL;
     }
-    /* Stores are sparse, one page here and there: a huge page for each would multiply the memory that they take. A kernel
-     * without huge pages refuses the advice and needs none. */
-    (void)madvise(address, size, MADV_NOHUGEPAGE);
     if (madvise(address, size, MADV_DONTFORK) != 0 || madvise(address, size, MADV_DONTDUMP) != 0) {
-        os__system_error(errno, "reserve memory", NULL);
+        os__system_error(errno, "take memory", NULL);
         munmap(address, size);
         return NULL;
     }
+    (void)madvise(address, size, MADV_POPULATE_WRITE); /* Linux 5.14; else the pages come one by one */
     return address;
-}
-
-void os_memory_drop(void *address, uint64_t length) {
-    /* Locked memory (mlockall) is not given back by MADV_DONTNEED, and must read as zeros all the same. */
-    if (length != 0 && madvise(address, length, MADV_DONTNEED) != 0)
-        memset(address, 0, length);
 }
 
 void os_memory_release(void *address, uint64_t length) {

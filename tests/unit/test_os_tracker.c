@@ -275,7 +275,7 @@ static void stores_of_another_thread_are_found_now_or_by_the_next_question(void 
     (void)unused;
     for (int wanted = OS_TRACKER_SCAN; wanted <= OS_TRACKER_COMPARE; wanted++) {
         struct tracked tracked = start("threads.km", PAGES, (enum os_tracker)wanted);
-        unsigned char *twin = os_memory_reserve(PAGES * PAGE);
+        unsigned char *twin = os_memory_take(PAGES * PAGE);
         assert_non_null(twin);
         struct storer storer = {.view = &tracked.view};
         void *copy[] = {twin, tracked.view.address};
