@@ -178,8 +178,12 @@ small_disk_with_holes() {
     MOUNTS+=("$DIR/disk")
 }
 
-# as_nobody COMMAND...: as a user without rights, or the test is skipped.
-as_nobody() {
+# need_root: the test is skipped unless it may change users.
+need_root() {
     [ "$(id -u)" = 0 ] || skip "needs root, to drop its rights"
+}
+
+# as_nobody COMMAND...: as a user without rights.
+as_nobody() {
     setpriv --reuid=65534 --regid=65534 --clear-groups timeout 30 "$@"
 }

@@ -59,6 +59,7 @@ refuses() {
 }
 
 @test "a file without permission" {
+    need_root
     make_map m.km
     cp "$KEEPMAP" tool
     chmod 755 tool

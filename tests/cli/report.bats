@@ -200,6 +200,7 @@ load helper
 }
 
 @test "the reporting verbs work on a file and a directory that cannot be written" {
+    need_root
     make_map m.km
     chmod 444 m.km
     cp "$KEEPMAP" tool
