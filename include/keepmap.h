@@ -119,7 +119,8 @@ enum km_flags {
     KM_LAZY = 1u << 3,
     /** This handle names every range with km_touch() before it stores; stores elsewhere are not committed. */
     KM_DECLARED = 1u << 4,
-    /** Each begin searches for stores made outside a write transaction, refuses with KM_ESTRAY and takes them back. */
+    /** Each begin searches for stores made outside a write transaction, refuses with KM_ESTRAY and takes them back. (A page
+     *  that others have changed and checkpointed since cannot be judged any more: stores to it are taken back in silence.) */
     KM_CHECK = 1u << 5,
     /** Creation: frames are compressed with zlib where that makes them shorter. */
     KM_COMPRESS = 1u << 6,

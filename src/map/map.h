@@ -181,6 +181,7 @@ int km__allocate_data(struct os_file *file, const struct km__header *header, uin
 int km__file_zeros(struct os_file *file, uint64_t offset, uint64_t length);
 
 /* ---- transaction.c ---- */
+void km__unpin(km_map *map);
 int km__begin_read(km_map *map);
 int km__begin_write(km_map *map, uint64_t deadline);
 int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline);

@@ -22,7 +22,7 @@ enum { SPANS_MAX = KM__PAGE / 2, PLACES_KEPT = 4096 };
 
 /* ---- begin ------------------------------------------------------------------------------------------------------- */
 
-static void unpin(km_map *map) {
+void km__unpin(km_map *map) {
     if (map->read_only) {
         if (map->reader_locked)
             km__reader_unlock(map, map->reader_generation);
@@ -58,7 +58,7 @@ int km__begin_read(km_map *map) {
     if (result == 0)
         map->access = KM_READ;
     else
-        unpin(map);
+        km__unpin(map);
     return result;
 }
 
@@ -87,7 +87,7 @@ int km__begin_write(km_map *map, uint64_t deadline) {
         map->access = KM_WRITE;
         return 0;
     }
-    unpin(map);
+    km__unpin(map);
     km__unlock(map, KM__WRITER);
     return result;
 }
@@ -255,7 +255,7 @@ static void take_over(km_map *map, const struct km__cursor *after, uint64_t posi
 /* End the write transaction; its stores are kept or have been taken back. */
 static void end_write(km_map *map) {
     map->access = 0;
-    unpin(map);
+    km__unpin(map);
     km__unlock(map, KM__WRITER);
 }
 
@@ -363,7 +363,7 @@ int km__end(km_map *map, bool keep) {
         return 0;
     }
     map->access = 0;
-    unpin(map);
+    km__unpin(map);
     return result;
 }
 

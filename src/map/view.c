@@ -475,6 +475,34 @@ int km__dirty_take_back(km_map *map) {
     return 0;
 }
 
+/* Whether home may show something newer than the view, so that a page without a committed image cannot be judged by it. The
+ * answer holds until the pin goes. */
+static int home_moved(km_map *map, bool *moved) {
+    const uint64_t generation = map->cursor.generation;
+    if (!map->read_only) {
+        *moved = pin_down(map, generation) != generation || km__load(&map->control->target) > generation;
+        return 0;
+    }
+    struct km__slots slots;
+    int result = reader_move(map, generation);
+    *moved = result == KM_EBUSY;
+    if (*moved || result != 0)
+        return *moved ? 0 : result;
+    result = km__slots_load(map, &slots);
+    *moved = result == 0 && (slots.slot[slots.chosen].generation > generation || slots.slot[slots.chosen].target > generation);
+    return result;
+}
+
+/* Where a page that may hold a stray store differs from what is committed; its length if nowhere. */
+static uint32_t first_difference(const unsigned char *shown, const unsigned char *image, uint32_t length) {
+    if (memcmp(shown, image, length) == 0)
+        return length;
+    uint32_t byte = 0;
+    while (byte < length && shown[byte] == image[byte])
+        byte++;
+    return byte;
+}
+
 int km__check_stray(km_map *map) {
     if (!map->has_twin || map->stale)
         return 0;
@@ -484,18 +512,24 @@ int km__check_stray(km_map *map) {
     if (result != 0)
         return result;
     km__page_list_sort(&map->dirty);
+    bool moved = false;
+    result = home_moved(map, &moved);
     uint64_t found = 0, where = 0;
-    for (size_t i = 0; i < map->dirty.count; i++) {
+    for (size_t i = 0; i < map->dirty.count && result == 0; i++) {
         const uint64_t page = map->dirty.items[i], at = page * KM__PAGE;
-        const unsigned char *image = km__image(map, page, km__index_find(&map->index, page));
+        const struct km__patch *patch = km__index_find(&map->index, page);
+        if (patch == NULL && moved)
+            continue;
         const uint32_t length = km__page_length(map->cursor.data_size, page);
-        uint32_t byte = 0;
-        while (byte < length && map->view.address[at + byte] == image[byte])
-            byte++;
+        const uint32_t byte = first_difference(map->view.address + at, km__image(map, page, patch), length);
         if (byte < length)
             where = found++ == 0 ? at + byte : where;
     }
-    result = km__dirty_take_back(map);
+    const int taken = km__dirty_take_back(map);
+    km__unpin(map);
+    result = result == 0 ? taken : result;
+    if (moved)
+        map->stale = true; /* what could not be judged is dropped with the whole view */
     if (found > 0)
         return km__error(KM_ESTRAY, "%s: bytes were stored outside a write transaction, first at offset %llu, in %llu pages in "
                                     "all; they were taken back: begin a write transaction before storing", map->path,

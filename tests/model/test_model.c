@@ -29,6 +29,7 @@ struct user {
     enum doing doing;
     uint32_t flags;
     bool stray;          /* a store outside a transaction waits to be found */
+    uint64_t strayed_at; /* the generation that the handle stood at then */
     unsigned char *seen; /* what its transaction must see, its own stores included */
     uint64_t seen_size;
 };
@@ -169,6 +170,9 @@ static void begin(struct world *world, struct user *user, enum km_access access)
     if (access == KM_WRITE && !writes(user)) {
         expect(world, user, "km_begin(KM_WRITE)", result, KM_EREADONLY);
         return;
+    }
+    if (user->stray && result != KM_ESTRAY && world->generation > user->strayed_at) {
+        user->stray = false; /* others have changed and checkpointed the page: it was taken back in silence */
     }
     if (access == KM_WRITE && others(world, user, WRITING)) {
         /* A stray store may be found before the lock is asked for, or after. */
@@ -419,6 +423,7 @@ static void stray(struct world *world, struct user *user) {
     trace(world, "user %d strays at %llu", (int)(user - world->users), (unsigned long long)offset);
     ((unsigned char *)user->data)[offset] ^= 0xff;
     user->stray = true;
+    user->strayed_at = km_generation(user->map);
 }
 
 static void misuse(struct world *world, struct user *user) {
