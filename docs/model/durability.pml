@@ -34,6 +34,7 @@
  *   NO_MARK            recovery ignores the P of a checkpoint in progress
  *   NO_HOME_SYNC       "at G" is written before home is durable
  *   ONE_SLOT           `checkpointed` is published when one slot says "at G"
+ *   ONE_SLOT_TAKEOVER  the same, only when a dead one's checkpoint is published by the next one or by recovery
  *   NO_SLOT_SYNC       `checkpointed` is published before the slots are durable
  *   ANY_SLOT           "at G" goes to the slot that was not chosen by age: the newest one
  *   NO_SLOT_REPAIR     the newest slot is not written again before the other one is overwritten, though it is not known
@@ -43,6 +44,7 @@
  *   UNWALKED_FREE      a writer that started from a slot "at b" uses frames up to b before `checkpointed` is b
  *   NO_RECOVERY_SYNC   recovery counts what it adopts as durable without a sync
  *   NO_RECOVERY_WRITE  recovery syncs what it adopts without writing it again
+ *   REREAD             recovery writes again what the cache shows then, not the copies that it judged
  *   NO_POISON          a failed sync is an error of its caller only
  *   NO_SYNC_MARK       nobody notices that the last one in the sync died there, perhaps between a failure and the poison
  *   FAST_UNORDERED     the fast path is taken though earlier frames are not durable
@@ -151,7 +153,9 @@ inline sync(h, items) {
 byte appended, durable, visible, checkpointed;
 byte head; /* commit of frame `appended`: what a walk finds */
 byte header_durable = 2; /* newest sequence known to be durable */
-bool poison, sync_mark;
+bool poison;
+bool journal_mark, file_mark; /* somebody is in a sync of the journal, of the file, or died there */
+byte suspect; /* frames up to here may be lost though a sync succeeds: they are written again before */
 byte writer_lock, checkpoint_lock, sync_lock; /* who holds it, 9: nobody */
 #define FREE 9
 bool up = 1; /* the session lives; while it is not, the Attacher works */
@@ -217,6 +221,7 @@ static int any_disk_keeps_promise(unsigned char *items, int i)
 {
     if (i == ITEMS) {
         int mixed;
+        const int both = items[CELLS + RS] != 0 && items[CELLS + RS + 1] != 0 && now.dirty >> (CELLS + RS) == 0;
         if (!keeps_promise(items))
             return 0;
         for (int f = CELLS; f < CELLS + RS; f++) { /* ROT of a frame */
@@ -227,10 +232,10 @@ static int any_disk_keeps_promise(unsigned char *items, int i)
             if (n != KM_DAMAGE && mixed)
                 return 0;
         }
-        for (int s = CELLS + RS; s < ITEMS && (now.dirty >> (CELLS + RS)) == 0; s++) { /* ROT of a slot */
+        for (int s = CELLS + RS; s < ITEMS && both; s++) { /* ROT of a slot */
             const unsigned char kept = items[s];
             items[s] = 0;
-            const int kept_promise = keeps_promise(items) || now.trouble;
+            const int kept_promise = keeps_promise(items) || now.trouble; /* a slot may be lost already */
             items[s] = kept;
             if (!kept_promise)
                 return 0;
@@ -268,12 +273,16 @@ bool bad;
 
 /* With SYNC held. `done` becomes 1 if frames up to generation n are durable and published. */
 inline sync_journal(h) {
+    n = appended; /* read once: what is written again and what is published must be the same frames */
 #ifndef NO_SYNC_MARK
+    /* Whoever was in here last died, perhaps after it was told of an error. A frame that a writer has in hand just now
+     * may be concerned as well. */
+    if :: journal_mark -> suspect = appended + 1 :: else fi;
     if
-    :: sync_mark -> /* the last one died in here: what it synced may not have reached the disk */
+    :: suspect > durable || careful > durable ->
         i = durable + 1;
         do
-        :: i <= appended ->
+        :: i <= n && i <= MAX(suspect, careful) ->
             atomic {
                 if
                 :: cache[FRAME(i)] != TORN && generation[cache[FRAME(i)]] == i -> put(FRAME(i), cache[FRAME(i)]); i++
@@ -285,10 +294,9 @@ inline sync_journal(h) {
         i = 0
     :: else
     fi;
-    sync_mark = 1;
 #endif
+    journal_mark = 1;
     done = 0;
-    n = appended;
     if
     :: poison -> failed = 1
     :: else ->
@@ -312,10 +320,18 @@ inline sync_journal(h) {
         visible = MAX(visible, n);
         atomic { durable = MAX(durable, n); done = 1 }
 #endif
+        atomic { if :: suspect <= durable -> suspect = 0 :: else fi; if :: careful <= durable -> careful = 0 :: else fi }
     fi;
-    sync_mark = 0;
+    journal_mark = 0;
     n = 0
 }
+
+/* Another handle comes in a dead one's place: it opens a descriptor of its own, then looks whether anybody is in a sync. */
+#define OPEN_ANEW(h) \
+    if \
+    :: reborn -> OPEN(h); careful = (journal_mark || file_mark || suspect -> MAX(suspect, appended + 1) : 0); reborn = 0 \
+    :: else \
+    fi;
 
 /* ---- writers ---- */
 
@@ -334,15 +350,16 @@ inline new_commit(base) {
 inline forget_writer() { mine = 0; n = 0; i = 0; me = 0; done = 0; failed = 0 }
 
 proctype Writer(byte h) {
-    byte base, mine, me, n, i;
-    bool done, failed, reborn;
+    byte base, mine, me, n, i, careful;
+    bool done, failed, reborn, walks;
     do
     :: { WRITER_STEPS {
+        OPEN_ANEW(h)
         atomic { up && writer_lock == FREE && !poison && commits < K -> writer_lock = h }
         /* Another handle in a dead one's place starts to walk from the newest slot. */
         if
-        :: reborn -> atomic {
-            base = generation[slot_at[NEWEST]]; reborn = 0;
+        :: walks -> atomic {
+            base = generation[slot_at[NEWEST]]; walks = 0;
             i = base + 1;
             do
             :: i <= appended -> if :: cache[FRAME(i)] == TORN || generation[cache[FRAME(i)]] != i -> poison = 1 :: else fi; i++
@@ -379,12 +396,10 @@ proctype Writer(byte h) {
 #elif defined(FAST_NO_SYNC_LOCK)
         :: !poison && commits < K && durable == appended ->
 #else
-        :: atomic { !poison && commits < K && durable == appended && sync_lock == FREE && !sync_mark -> sync_lock = h }
+        :: atomic { !poison && commits < K && durable == appended && sync_lock == FREE -> sync_lock = h }
 #endif
             /* The fast path: one durable write. */
-#ifndef NO_SYNC_MARK
-            sync_mark = 1;
-#endif
+            journal_mark = 1;
             atomic { put(FRAME(appended + 1), TORN) }
             atomic { new_commit(head); me = commits; put(FRAME(appended + 1), commits) }
             sync(h, BIT(FRAME(appended + 1)));
@@ -400,7 +415,7 @@ proctype Writer(byte h) {
                 durable = MAX(durable, mine);
                 acknowledged = MAX(acknowledged, me)
             fi;
-            sync_mark = 0;
+            journal_mark = 0;
 #ifndef FAST_NO_SYNC_LOCK
             sync_lock = FREE;
 #endif
@@ -426,7 +441,7 @@ proctype Writer(byte h) {
             atomic { dies[h] ->
                 if :: writer_lock == h -> writer_lock = FREE :: else fi;
                 if :: sync_lock == h -> sync_lock = FREE :: else fi;
-                forget_writer(); base = 0; reborn = 1; OPEN(h); dies[h] = 0 }
+                forget_writer(); base = 0; reborn = 1; walks = 1; careful = 0; dies[h] = 0 }
         }
     od
 }
@@ -460,7 +475,28 @@ inline write_cell(c) {
 
 inline forget_checkpointer() { G = 0; i = 0; to = 0; n = 0; done = 0; failed = 0; w0 = 0; w1 = 0; w2 = 0; t0 = 0; t1 = 0; mine = 0 }
 
-#define GIVE_UP_IF_FAILED if :: failed -> STORE_POISON; goto give_up :: else fi
+/* `checkpointed` is published only when both slots say so. */
+#if defined(ONE_SLOT) || defined(ONE_SLOT_TAKEOVER) || defined(NO_SLOT_SYNC)
+#define BRING_OTHER_SLOT(h, or_else) skip;
+#else
+#define BRING_OTHER_SLOT(h, or_else) \
+    if \
+    :: slot_at[cache[SLOT(0)]] != slot_at[cache[SLOT(1)]] || cache[SLOT(0)] == TORN || cache[SLOT(1)] == TORN -> \
+        write_slot(slot_at[NEWEST], slot_to[NEWEST]); \
+        file_mark = 1; \
+        sync(h, EVERYTHING); \
+        if :: failed -> STORE_POISON; file_mark = 0; or_else :: else fi; \
+        file_mark = 0; \
+        header_durable = slot_sq[NEWEST] \
+    :: else \
+    fi;
+#endif
+
+#define SYNC_FILE \
+    file_mark = 1; \
+    sync(CHECKPOINTER, EVERYTHING); \
+    if :: failed -> STORE_POISON; file_mark = 0; goto give_up :: else fi; \
+    file_mark = 0;
 #ifdef NO_POISON
 #define STORE_POISON skip
 #else
@@ -468,28 +504,33 @@ inline forget_checkpointer() { G = 0; i = 0; to = 0; n = 0; done = 0; failed = 0
 #endif
 
 proctype Checkpointer() {
-    byte G, i, n, to, mine;
-    bool done, failed, w0, w1, w2, t0, t1;
+    byte G, i, n, to, mine, careful;
+    bool done, failed, w0, w1, w2, t0, t1, reborn;
     do
     :: { CHECKPOINTER_STEPS {
+        OPEN_ANEW(CHECKPOINTER)
         atomic { up && checkpoint_lock == FREE && !poison && (appended > checkpointed || generation[slot_at[NEWEST]] > checkpointed) ->
             checkpoint_lock = CHECKPOINTER }
+#ifndef NO_SYNC_MARK
+        if :: file_mark -> suspect = MAX(suspect, appended + 1); file_mark = 0 :: else fi;
+#endif
         if /* what a dead checkpointer finished is made durable and published */
 #ifdef NO_SLOT_REPAIR
         :: generation[slot_at[NEWEST]] > checkpointed ->
-            sync(CHECKPOINTER, EVERYTHING); GIVE_UP_IF_FAILED;
+            SYNC_FILE
 #elif defined(SYNC_ONLY_REPAIR)
         :: slot_sq[NEWEST] != header_durable ->
-            sync(CHECKPOINTER, EVERYTHING); GIVE_UP_IF_FAILED;
+            SYNC_FILE
             header_durable = slot_sq[NEWEST]
 #else
         :: slot_sq[NEWEST] != header_durable ->
             atomic { put(SLOT(NEWER_SLOT), NEWEST) }
-            sync(CHECKPOINTER, EVERYTHING); GIVE_UP_IF_FAILED;
+            SYNC_FILE
             header_durable = slot_sq[NEWEST]
 #endif
         :: else
         fi;
+        BRING_OTHER_SLOT(CHECKPOINTER, goto give_up)
         checkpointed = generation[slot_at[NEWEST]];
 #ifdef NO_JOURNAL_SYNC
         G = visible;
@@ -522,7 +563,7 @@ proctype Checkpointer() {
             }
             write_slot(slot_at[NEWEST], G);
 #ifndef NO_MARK_SYNC
-            sync(CHECKPOINTER, EVERYTHING); GIVE_UP_IF_FAILED;
+            SYNC_FILE
             header_durable = slot_sq[NEWEST];
 #endif
             do
@@ -532,17 +573,17 @@ proctype Checkpointer() {
             :: (!t0 || (w0 && w1)) && (!t1 || w2) -> break
             od;
 #ifndef NO_HOME_SYNC
-            sync(CHECKPOINTER, EVERYTHING); GIVE_UP_IF_FAILED;
+            SYNC_FILE
 #endif
             write_slot(to, G);
 #ifndef NO_SLOT_SYNC
-            sync(CHECKPOINTER, EVERYTHING); GIVE_UP_IF_FAILED;
+            SYNC_FILE
             header_durable = slot_sq[NEWEST];
 #endif
 #ifndef ONE_SLOT
             write_slot(to, G);
 #ifndef NO_SLOT_SYNC
-            sync(CHECKPOINTER, EVERYTHING); GIVE_UP_IF_FAILED;
+            SYNC_FILE
             header_durable = slot_sq[NEWEST];
 #endif
 #endif
@@ -554,7 +595,7 @@ give_up: skip;
             atomic { dies[CHECKPOINTER] ->
                 if :: checkpoint_lock == CHECKPOINTER -> checkpoint_lock = FREE :: else fi;
                 if :: sync_lock == CHECKPOINTER -> sync_lock = FREE :: else fi;
-                forget_checkpointer(); OPEN(CHECKPOINTER); dies[CHECKPOINTER] = 0 }
+                forget_checkpointer(); reborn = 1; careful = 0; dies[CHECKPOINTER] = 0 }
         }
     od
 }
@@ -584,7 +625,7 @@ proctype Disk() {
             :: x < ITEMS - 1 && (dirty & BIT(x)) -> if :: x++ :: break fi
             :: else -> break
             od;
-            if :: x >= CELLS && (dirty & BIT(x)) -> if :: disk[x] = TORN :: skip fi :: else fi;
+            if :: x >= CELLS && (dirty & BIT(x)) && disk[x] != cache[x] -> if :: disk[x] = TORN :: skip fi :: else fi;
             dirty = dirty & (65535 - BIT(x))
         :: dirty = 0
         fi;
@@ -610,7 +651,8 @@ proctype Power() {
 
 /* All processes die; then somebody attaches first. */
 proctype Attacher() {
-    byte i, n;
+    byte i, n, slot, slot_index;
+    byte kept[RS]; /* private copies of the frames that were adopted */
     bool failed, cut;
     do
     :: atomic { up && crashes < CRASHES -> crashes++; up = 0 }
@@ -626,7 +668,7 @@ proctype Attacher() {
             do
             :: x < ITEMS ->
                 if
-                :: dirty & BIT(x) -> if :: disk[x] = cache[x] :: skip :: x >= CELLS -> disk[x] = TORN fi
+                :: dirty & BIT(x) -> if :: disk[x] = cache[x] :: skip :: x >= CELLS && disk[x] != cache[x] -> disk[x] = TORN fi
                 :: else
                 fi;
                 cache[x] = disk[x]; x++
@@ -648,13 +690,20 @@ attach:
                     PAttacher->n = found;
             };
             assert(!bad);
+            slot_index = NEWER_SLOT; slot = NEWEST;
+            i = 0;
+            do :: i < RS -> kept[i] = cache[CELLS + i]; i++ :: else -> i = 0; break od;
             assert(cut || trouble || generation[n] >= published) /* CRASH */
         }
 #ifndef NO_RECOVERY_WRITE
-        atomic { put(SLOT(NEWER_SLOT), NEWEST) }
-        i = generation[slot_at[NEWEST]] + 1;
+        atomic { put(SLOT(slot_index), slot) }
+        i = generation[slot_at[slot]] + 1;
         do
+#ifdef REREAD
         :: i <= generation[n] -> atomic { put(FRAME(i), cache[FRAME(i)]); i++ }
+#else
+        :: i <= generation[n] -> atomic { put(FRAME(i), kept[i % RS]); i++ }
+#endif
         :: else -> i = 0; break
         od;
 #endif
@@ -662,13 +711,14 @@ attach:
         if :: i = 0 :: crashes < CRASHES -> crashes++; goto attach fi; /* it dies, another comes */
         sync(ATTACHER, EVERYTHING);
         if :: failed -> goto attach :: else fi;
+        BRING_OTHER_SLOT(ATTACHER, goto attach)
 #endif
         atomic {
             checkpointed = generation[slot_at[NEWEST]]; header_durable = slot_sq[NEWEST];
             appended = generation[n]; head = n; visible = appended; durable = appended; published = appended;
-            poison = 0; sync_mark = 0; writer_lock = FREE; checkpoint_lock = FREE; sync_lock = FREE;
-            OPEN(CHECKPOINTER); OPEN(1); OPEN(2);
-            n = 0; cut = 0; up = 1
+            poison = 0; journal_mark = 0; file_mark = 0; suspect = 0; writer_lock = FREE; checkpoint_lock = FREE; sync_lock = FREE;
+            told = 0; n = 0; slot = 0; slot_index = 0; cut = 0; up = 1;
+            do :: i < RS -> kept[i] = 0; i++ :: else -> i = 0; break od
         }
     od
 }
