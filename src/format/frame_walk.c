@@ -36,6 +36,11 @@ void km__frame_apply(const struct km__frame_page *page, unsigned char *target) {
         memcpy(target + km__load16(range), range + KM__RANGE_ENTRY, length);
         range += KM__RANGE_ENTRY + length;
     }
+    /* A whole page has all its bytes inside the data; what lies behind them is zero, whatever the disk made of it. */
+    if (page->whole) {
+        const size_t length = page->ranges_length - KM__RANGE_ENTRY;
+        memset(target + length, 0, KM__PAGE - length);
+    }
 }
 
 uint32_t km__frame_page_bytes(const struct km__frame_page *page) {

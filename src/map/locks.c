@@ -152,8 +152,8 @@ int km__slot_take(km_map *map) {
         atomic_store_explicit(&slot->pin, KM__NO_PIN, memory_order_relaxed);
         atomic_store_explicit(&slot->waiting, 0, memory_order_relaxed);
         atomic_store_explicit(&slot->waiter, map->waiter_name, memory_order_relaxed);
-        atomic_store_explicit(&slot->process_id, os_process_id(), memory_order_relaxed);
-        atomic_store_explicit(&slot->process_start, os_process_start(os_process_id()), memory_order_relaxed);
+        atomic_store_explicit(&slot->process_id, map->process_id, memory_order_relaxed);
+        atomic_store_explicit(&slot->process_start, os_process_start(map->process_id), memory_order_relaxed);
         atomic_store_explicit(&slot->attached_ns, os_time_wall_ns(), memory_order_relaxed);
         map->slot = i;
         uint32_t limit = atomic_load_explicit(&control->slot_limit, memory_order_relaxed);

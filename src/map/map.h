@@ -4,6 +4,7 @@
  * the file that carries it, where the protocol is explained:
  *
  *   create.c       making a new map                     open.c         attach, first to attach, detach
+ *   table.c        the table of page checksums          errors.c       names and messages
  *   slots.c        header slots and regions             locks.c        lock bytes, waiting, pins
  *   view.c         view, twin, refresh, snapshot rules  transaction.c  begin, touch, commit, abort
  *   journal.c      the ring: room, append, sync         checkpoint.c   bringing home up to a generation
@@ -47,7 +48,8 @@ struct km_map {
     struct os_waiter *waiter;
     uint64_t waiter_name;
     uint64_t nonce; /* random value of this attach, in every frame */
-    uint32_t slot;  /* KM__NO_SLOT without write permission */
+    uint32_t process_id;
+    uint32_t slot; /* KM__NO_SLOT without write permission */
 
     struct km__header header; /* as last read; its geometry is what is mapped */
     struct km__frame_limits limits;
@@ -125,6 +127,8 @@ struct km__slots {
 };
 
 int km__slots_load(km_map *map, struct km__slots *slots);
+/** Write a good slot again, the same bytes, durably. */
+int km__slots_write_again(km_map *map, const struct km__slots *slots, int slot);
 /** Write the slot that does not count, durably, with the next sequence; it then counts. */
 int km__slots_store(km_map *map, struct km__slots *slots, const struct km__header *header);
 int km__slots_store_both(km_map *map, struct km__slots *slots, const struct km__header *header);
@@ -135,8 +139,13 @@ int km__home_cover(km_map *map, uint64_t data_size); /* home and view show that 
 struct km__cursor km__header_cursor(const struct km__header *header);
 uint64_t km__pages_of(uint64_t data_size);
 uint32_t km__page_length(uint64_t data_size, uint64_t page); /* bytes of the page inside the data */
-uint32_t km__table_entry(const km_map *map, uint64_t page);
 int km__still_there(km_map *map); /* KM_ESTALE */
+
+/* ---- table.c ---- */
+uint32_t km__table_entry(const km_map *map, uint64_t page);
+int km__table_digest(km_map *map, uint64_t pages, uint64_t *digest);
+/** Before a recovery syncs: in a map with whole-page frames, entries that a garbled sector took with it. */
+int km__table_mend(km_map *map, const struct km__header *header);
 
 /* ---- create.c, open.c ---- */
 int km__create(const char *path, const struct km_options *options, bool replace);

@@ -67,11 +67,11 @@ static int check_end(km_map *map, const struct km__header *header, const struct 
 static int write_again(km_map *map, struct km__slots *slots, const struct km__cursor *end) {
     const int other = 1 - slots->chosen;
     int result = 0;
-    if (slots->result[other] == 0)
-        result = os_file_write(map->file, other == 0 ? KM__SLOT_A : KM__SLOT_B, &slots->slot[other], KM__SLOT_SIZE);
-    if (result == 0 && slots->result[other] == 0)
-        result = os_file_write(map->file, other == 0 ? KM__SLOT_B : KM__SLOT_A, &slots->slot[slots->chosen], KM__SLOT_SIZE);
-    if (result == 0 && slots->result[other] != 0) {
+    if (slots->result[other] == 0) { /* one after the other, so that never both are being written */
+        result = km__slots_write_again(map, slots, slots->chosen);
+        if (result == 0)
+            result = km__slots_write_again(map, slots, other);
+    } else {
         const struct km__header same = slots->slot[slots->chosen];
         result = km__slots_store(map, slots, &same);
     }
@@ -123,6 +123,8 @@ static int rebuild(km_map *map, struct km__slots *slots) {
         return result;
     control_clear(control);
     if (!clean)
+        result = km__table_mend(map, &slots->slot[slots->chosen]);
+    if (result == 0 && !clean)
         result = write_again(map, slots, &end);
     const struct km__header *header = &slots->slot[slots->chosen];
     if (result == 0 && end.generation == header->generation && header->journal_size > header->journal_configured)
@@ -312,6 +314,7 @@ static int attach(km_map **out, const char *path, const struct km_options *optio
     map->timeout_ms = options->timeout_ms;
     map->read_only = (options->flags & KM_READONLY) != 0;
     map->slot = KM__NO_SLOT;
+    map->process_id = os_process_id();
     atomic_flag_clear(&map->busy);
     int result = map->path == NULL ? km__error(KM_ENOMEM, "%s: no memory for a handle", path) : km__register(map);
     if (result == 0)

@@ -43,6 +43,10 @@ static int slot_write(km_map *map, const struct km__header *header, int slot) {
     return 0;
 }
 
+int km__slots_write_again(km_map *map, const struct km__slots *slots, int slot) {
+    return slot_write(map, &slots->slot[slot], slot);
+}
+
 int km__slots_store(km_map *map, struct km__slots *slots, const struct km__header *header) {
     const struct km__header *newest = &slots->slot[slots->chosen];
     struct km__header sealed = *header;
@@ -85,12 +89,6 @@ uint32_t km__page_length(uint64_t data_size, uint64_t page) {
     return left < KM__PAGE ? (uint32_t)left : KM__PAGE;
 }
 
-uint32_t km__table_entry(const km_map *map, uint64_t page) {
-    uint32_t entry;
-    memcpy(&entry, map->table_region.address + page * sizeof entry, sizeof entry);
-    return entry;
-}
-
 /* ---- regions ----------------------------------------------------------------------------------------------------- */
 
 int km__home_cover(km_map *map, uint64_t data_size) {
@@ -103,7 +101,7 @@ int km__home_cover(km_map *map, uint64_t data_size) {
         os_region_unmap(&map->home_region);
         map->home_region = grown;
     }
-    return map->view.length < length ? os_view_grow(&map->view, length) : 0;
+    return map->view.address != NULL && map->view.length < length ? os_view_grow(&map->view, length) : 0;
 }
 
 int km__regions_map(km_map *map, const struct km__header *header) {

@@ -216,7 +216,7 @@ static int finish_frame(struct build *build, const unsigned char **bytes, uint64
         .digest = build->digest,
         .durable = km__load(&map->control->durable),
         .previous_chain = map->cursor.chain,
-        .process_id = os_process_id(),
+        .process_id = map->process_id,
         .compress = map->limits.compress,
         .whole_blocks = build->full_pages,
     };

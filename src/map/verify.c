@@ -17,8 +17,6 @@
 /* Pages checked under one hold of CHECKPOINT. */
 #define CHUNK_PAGES UINT64_C(2048)
 
-#define ENTRIES_PER_PAGE (KM__PAGE / sizeof(uint32_t))
-
 struct verify {
     km_map *map;
     struct km_report *report;
@@ -208,29 +206,12 @@ static int verify_chunk(struct verify *verify, uint64_t *next) {
     return result == 0 ? tell(verify, NULL) : result;
 }
 
-/* Sum of the table, under CHECKPOINT. */
-static int table_digest(struct verify *verify, uint64_t *digest) {
-    const uint64_t pages = km__pages_of(newest(verify)->data_size), offset = newest(verify)->table_offset;
-    *digest = 0;
-    for (uint64_t page = 0; page < pages;) {
-        uint64_t start = 0, stop = 0;
-        const uint64_t end = offset + pages * sizeof(uint32_t);
-        const int result = os_file_next_data(verify->map->file, offset + page * sizeof(uint32_t), end, &start, &stop);
-        if (result != 0 || start >= end)
-            return result;
-        const uint64_t last = (stop - offset + sizeof(uint32_t) - 1) / sizeof(uint32_t);
-        for (page = (start - offset) / sizeof(uint32_t); page < last && page < pages; page++)
-            *digest += km__digest_mix(page, km__table_entry(verify->map, page));
-    }
-    return 0;
-}
-
 static int verify_digest(struct verify *verify) {
     int result = lock_chunk(verify);
     if (result != 0)
         return result;
     const bool mixed = newest(verify)->target > newest(verify)->generation;
-    result = table_digest(verify, &verify->report->digest);
+    result = km__table_digest(verify->map, km__pages_of(newest(verify)->data_size), &verify->report->digest);
     verify->report->digest_matches = mixed || verify->report->digest == newest(verify)->digest;
     km__unlock(verify->map, KM__CHECKPOINT);
     if (result != 0 || verify->report->digest_matches)

@@ -461,7 +461,7 @@ static void cut_again(struct script *script, const struct bounds *bounds, uint64
     const struct km_options options = {.struct_size = sizeof options, .timeout_ms = 5};
     km_open(&map, PATH, &options);
     struct os_sim_state *state = os_sim_save();
-    os_sim_reboot(state, (enum os_sim_policy)(image_seed % OS_SIM_POLICY_COUNT), image_seed);
+    os_sim_reboot(state, (enum os_sim_policy)(image_seed % OS_SIM_GARBLED), image_seed);
     os_sim_state_free(state);
     km_close(map);
     script->nested++;
@@ -477,12 +477,15 @@ static void try_image(struct script *script, const struct point *point, enum os_
     os_sim_reboot(point->state, policy, image_seed);
     script->images++;
     script->by_policy[policy]++;
-    if (image_seed % 8 == 0) {
+    /* A noisy sector of the table is mended by the recovery: until then verify tells of it; and a recovery that is cut
+     * itself may write a frame only as safely as the disk does. See docs/durability.md. */
+    const bool garbled = policy == OS_SIM_GARBLED;
+    if (image_seed % 8 == 0 && !garbled) {
         cut_again(script, &point->bounds, image_seed / 8);
         return;
     }
     uint64_t seen = UINT64_MAX;
-    if (image_seed % 8 == 1) { /* a handle that may not recover must see what the recovery will give */
+    if (image_seed % 8 == 1 && !garbled) { /* a handle that may not recover must see what the recovery will give */
         km_map *reader = open_image(script, KM_READONLY, point->bounds.may_be_missing);
         if (reader != NULL) {
             seen = judge(script, reader, &point->bounds, 1); /* it repairs no slot that the cut tore */
@@ -538,6 +541,9 @@ static void cut_everywhere(struct script *script) {
         try_image(script, point, OS_SIM_WRITES, image_seed++);
         for (int repeat = 0; repeat < 3; repeat++) {
             try_image(script, point, OS_SIM_SECTORS, image_seed++);
+        }
+        for (int repeat = 0; repeat < 4 && (script->creation_flags & KM_FULL_PAGES) != 0; repeat++) {
+            try_image(script, point, OS_SIM_GARBLED, image_seed++);
         }
     }
 }
@@ -628,7 +634,7 @@ static void expect_recovery(struct script *script, bool evict, uint64_t image_se
     }
     const struct bounds bounds = {info.durable_generation, info.generation, false};
     struct os_sim_state *state = os_sim_save();
-    os_sim_reboot(state, (enum os_sim_policy)(image_seed % OS_SIM_POLICY_COUNT), image_seed);
+    os_sim_reboot(state, (enum os_sim_policy)(image_seed % OS_SIM_GARBLED), image_seed);
     os_sim_state_free(state);
     km_close(map);
     script->images++;

@@ -433,7 +433,7 @@ void os_sim_reset(uint64_t seed) {
 }
 
 const char *os_sim_policy_name(enum os_sim_policy policy) {
-    static const char *const names[] = {"nothing", "everything", "prefix", "writes", "sectors"};
+    static const char *const names[] = {"nothing", "everything", "prefix", "writes", "sectors", "garbled"};
     return policy < OS_SIM_POLICY_COUNT ? names[policy] : "unknown";
 }
 

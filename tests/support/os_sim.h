@@ -107,6 +107,7 @@ enum os_sim_policy {
     OS_SIM_PREFIX,     /* all up to some moment, in order; of the write at that moment some sectors */
     OS_SIM_WRITES,     /* some writes and not others, each whole */
     OS_SIM_SECTORS,    /* for each sector any version since its last sync */
+    OS_SIM_GARBLED,    /* the same, and some sectors whose write was under way are noise: no power-safe overwrite */
     OS_SIM_POLICY_COUNT
 };
 

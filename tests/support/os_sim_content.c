@@ -316,7 +316,7 @@ static const struct sim_version *choose_version(const struct sim_page *page, uns
     uint64_t place = choice->seed + page->number * SIM_SECTORS_PER_PAGE + sector;
     uint64_t start = sim_random(&place);
     uint64_t *random = &start;
-    if (choice->policy == OS_SIM_SECTORS) {
+    if (choice->policy == OS_SIM_SECTORS || choice->policy == OS_SIM_GARBLED) {
         uint64_t count = 0;
         for (const struct sim_version *v = pending->oldest; v != NULL; v = v->newer)
             count++;
@@ -345,6 +345,14 @@ static uint64_t choose_size(const struct sim_content *content, const struct sim_
     return size;
 }
 
+static void garble(struct sim_page *page, unsigned sector, const struct sim_choice *choice) {
+    uint64_t random = choice->seed ^ ((page->number * SIM_SECTORS_PER_PAGE + sector) * UINT64_C(0x9e3779b97f4a7c15));
+    if (sim_random(&random) % 3 != 0)
+        return;
+    for (size_t i = 0; i < OS_SIM_SECTOR; i++)
+        page->disk[sector * OS_SIM_SECTOR + i] = (unsigned char)sim_random(&random);
+}
+
 void sim_content_crash(struct sim_content *content, const struct sim_choice *choice) {
     const uint64_t size = choose_size(content, choice);
     for (size_t i = 0; i < content->bucket_count; i++) {
@@ -355,6 +363,8 @@ void sim_content_crash(struct sim_content *content, const struct sim_choice *cho
                     pending->oldest != NULL ? choose_version(page, sector, choice) : NULL;
                 if (chosen != NULL)
                     memcpy(page->disk + sector * OS_SIM_SECTOR, chosen->bytes, OS_SIM_SECTOR);
+                if (pending->oldest != NULL && choice->policy == OS_SIM_GARBLED)
+                    garble(page, sector, choice);
                 drop_versions(pending);
             }
             const uint64_t start = page->number * SIM_PAGE;
