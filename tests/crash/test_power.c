@@ -6,377 +6,31 @@
  * not synced, all of it, and random parts. Each image is opened and must show exactly one generation, byte for byte, no
  * older than the newest that was known to be durable when the power went, with all checksums right.
  *
- * The judge is an array for each generation, written before the commit that makes it.
+ * The processes die at steps of the same scripts, too, and syncs are made to fail.
+ *
+ * The judge is an array for each generation, written before the commit that makes it: see script.h.
  *
  * KEEPMAP_SEED runs one seed alone.
  */
-#include "support/chance.h"
-#include "support/check.h"
-#include "support/os_sim.h"
+#include "script.h"
 #include "support/scratch.h"
 
-#define PATH "/disk/power.km"
-#define FIRST_SIZE 40000u
-#define CAPACITY 120000u
-#define OPERATIONS 45
-#define HISTORY 128
-#define POINTS 4096
-#define SECONDS_OF_CUTS 24.0
+#define SECONDS_OF_CUTS 22.0
+#define SECONDS_OF_DEATHS 8.0
 #define SECONDS_OF_FAILURES 12.0
-
-struct generation {
-    unsigned char *bytes;
-    uint64_t size;
-};
-
-/* What may be found after a power cut: a generation from `low` to `high`; nothing at all, if the map was being created. */
-struct bounds {
-    uint64_t low, high;
-    bool may_be_missing;
-};
-
-struct point {
-    struct os_sim_state *state;
-    struct bounds bounds;
-    uint64_t step;
-};
-
-enum { DURABLE, LAZY, READER, HANDLES };
-
-struct script {
-    struct chance chance;
-    uint64_t seed;
-    uint32_t creation_flags, checksum;
-    struct generation history[HISTORY];
-    uint64_t newest; /* generation */
-    uint64_t max_size;
-    struct bounds bounds;
-    km_map *maps[HANDLES];
-    uint32_t flags[HANDLES];
-    bool reading;
-    uint64_t read_generation;
-    struct point points[POINTS];
-    size_t point_count;
-    unsigned operation;
-    uint64_t images, missing, nested, by_policy[OS_SIM_POLICY_COUNT];
-    bool may_fail; /* a sync was made to fail: KM_EIO is a right answer */
-    bool failed;   /* and has been given */
-};
-
-__attribute__((noreturn, format(printf, 2, 3))) static void broken(struct script *script, const char *format, ...) {
-    char what[500];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(what, sizeof what, format, arguments);
-    va_end(arguments);
-    print_error("operation %u: %s\n  last error: %s\n  repeat with KEEPMAP_SEED=%llu\n", script->operation, what,
-                km_last_error_detail(), (unsigned long long)script->seed);
-    fail();
-    abort();
-}
-
-/* True if the call succeeded; false if it met the failed sync; the test fails otherwise. */
-static bool succeeded(struct script *script, const char *call, int result) {
-    if (result == 0) {
-        return true;
-    }
-    if (script->may_fail && result == KM_EIO) {
-        script->failed = true;
-        return false;
-    }
-    broken(script, "%s gave %s", call, km_error_name(result));
-}
-
-/* ---- the script -------------------------------------------------------------------------------------------------- */
-
-static void remember(struct script *script, uint64_t generation, const unsigned char *bytes, uint64_t size) {
-    if (generation >= HISTORY) {
-        broken(script, "the script is too long");
-    }
-    struct generation *entry = &script->history[generation];
-    free(entry->bytes);
-    entry->bytes = calloc(1, CAPACITY);
-    assert_non_null(entry->bytes);
-    memcpy(entry->bytes, bytes, size);
-    entry->size = size;
-    script->bounds.high = generation;
-}
-
-static void became_durable(struct script *script, uint64_t generation) {
-    if (script->bounds.low < generation) {
-        script->bounds.low = generation;
-    }
-}
-
-static bool open_handle(struct script *script, int which) {
-    const struct km_options options = {.struct_size = sizeof options,
-                                       .size = FIRST_SIZE,
-                                       .max_size = script->max_size,
-                                       .journal_size = 65536,
-                                       .checksum = script->checksum,
-                                       .timeout_ms = 5,
-                                       .flags = KM_CREATE | script->creation_flags | script->flags[which]};
-    if (!succeeded(script, "km_open", km_open(&script->maps[which], PATH, &options))) {
-        script->maps[which] = NULL;
-        return false;
-    }
-    script->bounds.may_be_missing = false;
-    return true;
-}
-
-static bool close_handle(struct script *script, int which) {
-    km_map *map = script->maps[which];
-    if (map == NULL) {
-        return true;
-    }
-    script->maps[which] = NULL;
-    if (which == READER) {
-        script->reading = false;
-    }
-    bool last = true;
-    for (int other = 0; other < HANDLES; other++) {
-        last = last && script->maps[other] == NULL;
-    }
-    if (!succeeded(script, "km_close", km_close(map))) {
-        return false;
-    }
-    if (last) {
-        became_durable(script, script->newest);
-    }
-    return true;
-}
-
-static void fill_stores(struct script *script, unsigned char *next, uint64_t size, km_map *map, bool large) {
-    struct chance *chance = &script->chance;
-    const uint64_t stores = large ? 1 : chance_between(chance, 1, 8);
-    for (uint64_t i = 0; i < stores; i++) {
-        uint64_t offset = large ? 0 : chance_below(chance, size);
-        uint64_t length = large ? size : 1 + chance_below(chance, chance_percent(chance, 20) ? 9000 : 100);
-        length = length < size - offset ? length : size - offset;
-        chance_fill(chance, next + offset, length);
-        if (km_touch(map, offset, length) != 0) {
-            broken(script, "km_touch failed");
-        }
-        memcpy((unsigned char *)km_data(map) + offset, next + offset, length);
-    }
-    next[0] = (unsigned char)(script->newest + 1); /* every commit changes something */
-    if (km_touch(map, 0, 1) != 0) {
-        broken(script, "km_touch failed");
-    }
-    *(unsigned char *)km_data(map) = next[0];
-}
-
-static void end_reading(struct script *script) {
-    if (!script->reading) {
-        return;
-    }
-    const struct generation *expected = &script->history[script->read_generation];
-    if (memcmp(km_data(script->maps[READER]), expected->bytes, expected->size) != 0) {
-        broken(script, "the snapshot of generation %llu changed", (unsigned long long)script->read_generation);
-    }
-    if (km_abort(script->maps[READER]) != 0) {
-        broken(script, "a read could not be ended");
-    }
-    script->reading = false;
-}
-
-static bool commit(struct script *script, int which, bool large) {
-    static unsigned char next[CAPACITY];
-    km_map *map = script->maps[which];
-    if (!succeeded(script, "km_begin(KM_WRITE)", km_begin(map, KM_WRITE))) {
-        return false;
-    }
-    const struct generation *base = &script->history[script->newest];
-    if (km_generation(map) != script->newest || km_size(map) != base->size ||
-        memcmp(km_data(map), base->bytes, base->size) != 0) {
-        broken(script, "a writer at generation %llu does not see the newest, %llu",
-               (unsigned long long)km_generation(map), (unsigned long long)script->newest);
-    }
-    memcpy(next, base->bytes, base->size);
-    fill_stores(script, next, base->size, map, large);
-    remember(script, script->newest + 1, next, base->size);
-    int result = km_commit(map);
-    if (result == KM_EBUSY && script->reading) {
-        end_reading(script);
-        result = km_commit(map);
-    }
-    if (!succeeded(script, "km_commit", result)) {
-        return false;
-    }
-    script->newest++;
-    if ((script->flags[which] & KM_LAZY) == 0) {
-        became_durable(script, script->newest);
-    }
-    return true;
-}
-
-static bool grow(struct script *script) {
-    const struct generation *base = &script->history[script->newest];
-    const bool beyond = chance_percent(&script->chance, 30);
-    const uint64_t size = base->size + chance_between(&script->chance, 1, 9000);
-    if (size > CAPACITY) {
-        return true;
-    }
-    if (size > script->max_size) {
-        if (!beyond) {
-            return true;
-        }
-        end_reading(script);
-        if (!close_handle(script, LAZY) || !close_handle(script, READER)) {
-            return false;
-        }
-        script->max_size = size;
-    }
-    end_reading(script);
-    remember(script, script->newest + 1, base->bytes, base->size);
-    script->history[script->newest + 1].size = size;
-    if (!succeeded(script, "km_grow", km_grow(script->maps[DURABLE], size))) {
-        return false;
-    }
-    script->newest++;
-    became_durable(script, script->newest);
-    for (int which = LAZY; which < HANDLES; which++) {
-        if (script->maps[which] == NULL && !open_handle(script, which)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool begin_reading(struct script *script) {
-    if (script->reading) {
-        end_reading(script);
-        return true;
-    }
-    if (!succeeded(script, "km_begin(KM_READ)", km_begin(script->maps[READER], KM_READ))) {
-        return false;
-    }
-    script->read_generation = km_generation(script->maps[READER]);
-    script->reading = true;
-    /* Once a sync has failed, readers stand at the last durable state, and lazy commits after it are gone. */
-    if (script->read_generation != script->newest && os_sim_failures() == 0) {
-        broken(script, "a reader stands at %llu, newest is %llu", (unsigned long long)script->read_generation,
-               (unsigned long long)script->newest);
-    }
-    return true;
-}
-
-static bool reopen(struct script *script, bool all) {
-    end_reading(script);
-    const int only = (int)chance_below(&script->chance, HANDLES);
-    for (int which = 0; which < HANDLES; which++) {
-        if ((all || which == only) && !close_handle(script, which)) {
-            return false;
-        }
-    }
-    for (int which = 0; which < HANDLES; which++) {
-        if (script->maps[which] == NULL && !open_handle(script, which)) {
-            return false;
-        }
-    }
-    return true;
-}
-
-static bool sync_all(struct script *script) {
-    if (!succeeded(script, "km_sync", km_sync(script->maps[DURABLE]))) {
-        return false;
-    }
-    became_durable(script, script->newest);
-    return true;
-}
-
-static bool checkpoint(struct script *script) {
-    const int result = km_checkpoint(script->maps[LAZY]);
-    if (result == KM_EBUSY && script->reading) {
-        return true;
-    }
-    return succeeded(script, "km_checkpoint", result);
-}
-
-/* One operation; false once it has met a failed sync. */
-static bool operate(struct script *script) {
-    const unsigned pick = (unsigned)chance_below(&script->chance, 100);
-    if (pick < 28) {
-        return commit(script, DURABLE, false);
-    }
-    if (pick < 56) {
-        return commit(script, LAZY, false);
-    }
-    if (pick < 61) {
-        return commit(script, pick % 2 == 0 ? DURABLE : LAZY, true);
-    }
-    if (pick < 70) {
-        return checkpoint(script);
-    }
-    if (pick < 76) {
-        return sync_all(script);
-    }
-    if (pick < 82) {
-        return grow(script);
-    }
-    if (pick < 92) {
-        return begin_reading(script);
-    }
-    return reopen(script, pick >= 97);
-}
-
-static void prepare(struct script *script, uint64_t seed) {
-    static const uint32_t kinds[] = {0, 0, KM_FULL_PAGES, 0};
-    static const unsigned char nothing[FIRST_SIZE];
-    memset(script, 0, sizeof *script);
-    script->seed = seed;
-    script->chance.state = chance_mix(seed, 1);
-    script->creation_flags = kinds[seed % 4];
-    script->checksum = seed % 5 == 4 ? KM_CHECKSUM_NONE : KM_CHECKSUM_CRC32C;
-    script->max_size = chance_percent(&script->chance, 50) ? FIRST_SIZE : 90000;
-    script->flags[LAZY] = KM_LAZY | (chance_percent(&script->chance, 50) ? KM_DECLARED : 0);
-    script->flags[DURABLE] = chance_percent(&script->chance, 30) ? KM_DECLARED : 0;
-    script->bounds.may_be_missing = true;
-    os_sim_reset(seed);
-    remember(script, 0, nothing, FIRST_SIZE);
-}
-
-/* Runs until the end, or until an operation has met a failed sync. */
-static void run_script(struct script *script) {
-    for (int which = 0; which < HANDLES; which++) {
-        if (!open_handle(script, which)) {
-            return;
-        }
-    }
-    for (script->operation = 1; script->operation <= OPERATIONS; script->operation++) {
-        if (!operate(script)) {
-            return;
-        }
-    }
-    end_reading(script);
-    for (int which = 0; which < HANDLES; which++) {
-        if (!close_handle(script, which)) {
-            return;
-        }
-    }
-}
-
-static void forget(struct script *script) {
-    for (size_t i = 0; i < script->point_count; i++) {
-        os_sim_state_free(script->points[i].state);
-    }
-    for (size_t i = 0; i < HISTORY; i++) {
-        free(script->history[i].bytes);
-    }
-}
 
 /* ---- judging an image -------------------------------------------------------------------------------------------- */
 
 static km_map *open_image(struct script *script, uint32_t flags, bool may_be_missing) {
     km_map *map = NULL;
     const struct km_options options = {.struct_size = sizeof options, .flags = flags, .timeout_ms = 5};
-    const int result = km_open(&map, PATH, &options);
+    const int result = km_open(&map, SCRIPT_PATH, &options);
     if (result == KM_ENOTFOUND && may_be_missing) {
         script->missing++;
         return NULL;
     }
     if (result != 0) {
-        broken(script, "the image could not be opened (flags %u): %s", flags, km_error_name(result));
+        script_broken(script, "the image could not be opened (flags %u): %s", flags, km_error_name(result));
     }
     return map;
 }
@@ -385,35 +39,36 @@ static km_map *open_image(struct script *script, uint32_t flags, bool may_be_mis
 static uint64_t judge(struct script *script, km_map *map, const struct bounds *bounds, uint64_t slots_torn) {
     int result = km_begin(map, KM_READ);
     if (result != 0) {
-        broken(script, "the image could not be read: %s", km_error_name(result));
+        script_broken(script, "the image could not be read: %s", km_error_name(result));
     }
     const uint64_t generation = km_generation(map);
     if (generation < bounds->low || generation > bounds->high) {
-        broken(script, "the image shows generation %llu; %llu was durable, %llu the newest",
-               (unsigned long long)generation, (unsigned long long)bounds->low, (unsigned long long)bounds->high);
+        script_broken(script, "the image shows generation %llu; %llu was durable, %llu the newest",
+                      (unsigned long long)generation, (unsigned long long)bounds->low,
+                      (unsigned long long)bounds->high);
     }
     const struct generation *expected = &script->history[generation];
     if (km_size(map) != expected->size) {
-        broken(script, "generation %llu has %llu bytes, expected %llu", (unsigned long long)generation,
-               (unsigned long long)km_size(map), (unsigned long long)expected->size);
+        script_broken(script, "generation %llu has %llu bytes, expected %llu", (unsigned long long)generation,
+                      (unsigned long long)km_size(map), (unsigned long long)expected->size);
     }
     const unsigned char *data = km_data(map);
     for (uint64_t i = 0; memcmp(data, expected->bytes, expected->size) != 0; i++) {
         if (data[i] != expected->bytes[i]) {
-            broken(script, "generation %llu: byte %llu is %02x, expected %02x", (unsigned long long)generation,
-                   (unsigned long long)i, data[i], expected->bytes[i]);
+            script_broken(script, "generation %llu: byte %llu is %02x, expected %02x", (unsigned long long)generation,
+                          (unsigned long long)i, data[i], expected->bytes[i]);
         }
     }
     result = km_abort(map);
     struct km_report report = {.struct_size = sizeof report};
     result = result != 0 ? result : km_verify(map, &report, NULL, NULL);
-    if (result != 0 || report.pages_damaged + report.frames_damaged != 0 ||
-        report.headers_damaged > slots_torn ||
+    if (result != 0 || report.pages_damaged + report.frames_damaged != 0 || report.headers_damaged > slots_torn ||
         report.digest_matches != 1) {
-        broken(script, "generation %llu: verify gave %s, %llu pages, %llu frames, %llu headers damaged, digest %u",
-               (unsigned long long)generation, km_error_name(result), (unsigned long long)report.pages_damaged,
-               (unsigned long long)report.frames_damaged, (unsigned long long)report.headers_damaged,
-               report.digest_matches);
+        script_broken(script,
+                      "generation %llu: verify gave %s, %llu pages, %llu frames, %llu headers damaged, digest %u",
+                      (unsigned long long)generation, km_error_name(result), (unsigned long long)report.pages_damaged,
+                      (unsigned long long)report.frames_damaged, (unsigned long long)report.headers_damaged,
+                      report.digest_matches);
     }
     return generation;
 }
@@ -421,7 +76,7 @@ static uint64_t judge(struct script *script, km_map *map, const struct bounds *b
 static void must_close(struct script *script, km_map *map) {
     const int result = km_close(map);
     if (result != 0) {
-        broken(script, "an image could not be closed: %s", km_error_name(result));
+        script_broken(script, "an image could not be closed: %s", km_error_name(result));
     }
 }
 
@@ -434,8 +89,8 @@ static void commit_on_top(struct script *script, km_map *map, uint64_t generatio
         result = km_commit(map);
     }
     if (result != 0 || km_generation(map) != generation + 1) {
-        broken(script, "a commit on the recovered generation %llu gave %s", (unsigned long long)generation,
-               km_error_name(result));
+        script_broken(script, "a commit on the recovered generation %llu gave %s", (unsigned long long)generation,
+                      km_error_name(result));
     }
     struct os_sim_state *state = os_sim_save();
     os_sim_reboot(state, image_seed % 2 == 0 ? OS_SIM_NOTHING : OS_SIM_SECTORS, image_seed);
@@ -448,7 +103,7 @@ static void commit_on_top(struct script *script, km_map *map, uint64_t generatio
     if (result != 0 || km_generation(map) != generation + 1 ||
         data[generation % 100] != (base->bytes[generation % 100] ^ 0x55) ||
         memcmp(data + 100, base->bytes + 100, base->size - 100) != 0) {
-        broken(script, "the commit after a recovery did not survive the next power cut");
+        script_broken(script, "the commit after a recovery did not survive the next power cut");
     }
     km_abort(map);
     must_close(script, map);
@@ -459,7 +114,7 @@ static void cut_again(struct script *script, const struct bounds *bounds, uint64
     os_sim_cut_at_step(1 + image_seed % 12);
     km_map *map = NULL;
     const struct km_options options = {.struct_size = sizeof options, .timeout_ms = 5};
-    km_open(&map, PATH, &options);
+    km_open(&map, SCRIPT_PATH, &options);
     struct os_sim_state *state = os_sim_save();
     os_sim_reboot(state, (enum os_sim_policy)(image_seed % OS_SIM_GARBLED), image_seed);
     os_sim_state_free(state);
@@ -498,8 +153,8 @@ static void try_image(struct script *script, const struct point *point, enum os_
     }
     const uint64_t generation = judge(script, map, &point->bounds, 0);
     if (seen != UINT64_MAX && seen != generation) {
-        broken(script, "a reader saw generation %llu, the recovery gave %llu", (unsigned long long)seen,
-               (unsigned long long)generation);
+        script_broken(script, "a reader saw generation %llu, the recovery gave %llu", (unsigned long long)seen,
+                      (unsigned long long)generation);
     }
     if (image_seed % 8 == 2) {
         commit_on_top(script, map, generation, image_seed / 8);
@@ -517,16 +172,16 @@ static void save_point(void *context, enum os_sim_operation operation, uint64_t 
     }
     if (script->point_count < POINTS) {
         struct point *point = &script->points[script->point_count++];
-        *point = (struct point){os_sim_save(), script->bounds, step};
+        *point = (struct point){os_sim_save(), script->bounds, script->newest, step};
     }
 }
 
 static void cut_everywhere(struct script *script) {
     os_sim_watch(save_point, script);
-    run_script(script);
+    script_run(script);
     os_sim_watch(NULL, NULL);
     if (script->point_count == 0 || script->point_count == POINTS) {
-        broken(script, "%zu points", script->point_count);
+        script_broken(script, "%zu points", script->point_count);
     }
     for (size_t i = 0; i < script->point_count; i++) {
         const struct point *point = &script->points[i];
@@ -555,7 +210,7 @@ static void every_power_cut_leaves_one_generation_no_older_than_the_durable_one(
     uint64_t seed = chance_seed(), images = 0, missing = 0, nested = 0, points = 0, scripts = 0;
     uint64_t by_policy[OS_SIM_POLICY_COUNT] = {0};
     do {
-        prepare(&script, seed++);
+        script_prepare(&script, seed++);
         cut_everywhere(&script);
         images += script.images;
         missing += script.missing;
@@ -564,7 +219,7 @@ static void every_power_cut_leaves_one_generation_no_older_than_the_durable_one(
         for (int policy = 0; policy < OS_SIM_POLICY_COUNT; policy++) {
             by_policy[policy] += script.by_policy[policy];
         }
-        forget(&script);
+        script_forget(&script);
         scripts++;
     } while (!chance_seed_is_given() && scratch_now_s() - begun < SECONDS_OF_CUTS);
     fprintf(stderr, "# %llu scripts, %llu points, %llu images (%llu recoveries cut again, %llu without a map yet):",
@@ -578,11 +233,72 @@ static void every_power_cut_leaves_one_generation_no_older_than_the_durable_one(
     assert_true(images > 200 && by_policy[OS_SIM_SECTORS] > 50);
 }
 
+/* ---- deaths of the processes ------------------------------------------------------------------------------------- */
+
+static void save_step(void *context, enum os_sim_operation operation, uint64_t step) {
+    struct script *script = context;
+    (void)operation;
+    if (chance_mix(script->seed + 1, step) % 3 == 0 && script->point_count < POINTS) {
+        script->points[script->point_count++] = (struct point){os_sim_save(), script->bounds, script->newest, step};
+    }
+}
+
+/* The processes die, the machine goes on: lazy commits are there, too. What the next session shows is durable by then: the
+ * power goes at some step of its checkpoint, and nothing is missing. */
+static void die_at(struct script *script, const struct point *point, uint64_t image_seed) {
+    os_sim_kill(point->state);
+    km_map *map = open_image(script, 0, point->bounds.may_be_missing);
+    if (map == NULL) {
+        return;
+    }
+    const struct bounds acknowledged = {point->acknowledged, point->bounds.high, false};
+    const uint64_t generation = judge(script, map, &acknowledged, 0);
+    struct km_info info = {.struct_size = sizeof info};
+    if (km_get_info(map, &info) != 0 || info.durable_generation != generation) {
+        script_broken(script, "the recovered generation %llu is not durable", (unsigned long long)generation);
+    }
+    os_sim_cut_at_step(1 + image_seed % 24);
+    km_checkpoint(map);
+    struct os_sim_state *state = os_sim_save();
+    os_sim_reboot(state, (enum os_sim_policy)(image_seed % OS_SIM_GARBLED), image_seed);
+    os_sim_state_free(state);
+    km_close(map);
+    script->images++;
+    const struct bounds exact = {generation, generation, false};
+    map = open_image(script, 0, false);
+    judge(script, map, &exact, 0);
+    must_close(script, map);
+}
+
+static void no_death_of_all_processes_loses_an_acknowledged_commit(void **state) {
+    (void)state;
+    static struct script script;
+    const double begun = scratch_now_s();
+    uint64_t seed = chance_seed(), deaths = 0, images = 0, scripts = 0;
+    do {
+        script_prepare(&script, seed++);
+        os_sim_watch(save_step, &script);
+        script_run(&script);
+        os_sim_watch(NULL, NULL);
+        for (size_t i = 0; i < script.point_count; i++) {
+            script.operation = (unsigned)script.points[i].step;
+            die_at(&script, &script.points[i], chance_mix(script.seed + 2, i));
+        }
+        deaths += script.point_count;
+        images += script.images;
+        script_forget(&script);
+        scripts++;
+    } while (!chance_seed_is_given() && scratch_now_s() - begun < SECONDS_OF_DEATHS);
+    fprintf(stderr, "# %llu scripts, %llu deaths, %llu power cuts in the checkpoint after them\n",
+            (unsigned long long)scripts, (unsigned long long)deaths, (unsigned long long)images);
+    assert_true(deaths > 30 && images > 20);
+}
+
 /* ---- failed syncs ------------------------------------------------------------------------------------------------ */
 
 /* After the failure: nobody commits any more, and readers see a whole generation that is not older than the durable one. */
 static void expect_poisoned(struct script *script) {
-    end_reading(script);
+    script_end_reading(script);
     for (int which = 0; which < HANDLES; which++) {
         km_map *map = script->maps[which];
         if (map == NULL) {
@@ -596,23 +312,23 @@ static void expect_poisoned(struct script *script) {
             result = km_commit(map);
         }
         if (result != KM_EIO) {
-            broken(script, "handle %d: a commit after a failed sync gave %s", which, km_error_name(result));
+            script_broken(script, "handle %d: a commit after a failed sync gave %s", which, km_error_name(result));
         }
         km_abort(map);
         result = km_begin(map, KM_READ);
         if (result != 0) {
-            broken(script, "handle %d: reading after a failed sync gave %s", which, km_error_name(result));
+            script_broken(script, "handle %d: reading after a failed sync gave %s", which, km_error_name(result));
         }
         const uint64_t generation = km_generation(map);
         if (generation < script->bounds.low || generation > script->bounds.high) {
-            broken(script, "handle %d reads generation %llu after a failed sync; %llu to %llu are possible", which,
-                   (unsigned long long)generation, (unsigned long long)script->bounds.low,
-                   (unsigned long long)script->bounds.high);
+            script_broken(script, "handle %d reads generation %llu after a failed sync; %llu to %llu are possible",
+                          which, (unsigned long long)generation, (unsigned long long)script->bounds.low,
+                          (unsigned long long)script->bounds.high);
         }
         const struct generation *expected = &script->history[generation];
         if (km_size(map) != expected->size || memcmp(km_data(map), expected->bytes, expected->size) != 0) {
-            broken(script, "handle %d: generation %llu is not whole after a failed sync", which,
-                   (unsigned long long)generation);
+            script_broken(script, "handle %d: generation %llu is not whole after a failed sync", which,
+                          (unsigned long long)generation);
         }
         km_abort(map);
     }
@@ -630,7 +346,7 @@ static void expect_recovery(struct script *script, bool evict, uint64_t image_se
     judge(script, map, &script->bounds, 0);
     struct km_info info = {.struct_size = sizeof info};
     if (km_get_info(map, &info) != 0 || info.failed != 0) {
-        broken(script, "the next session is still poisoned");
+        script_broken(script, "the next session is still poisoned");
     }
     const struct bounds bounds = {info.durable_generation, info.generation, false};
     struct os_sim_state *state = os_sim_save();
@@ -645,13 +361,13 @@ static void expect_recovery(struct script *script, bool evict, uint64_t image_se
 
 /* False when the n-th sync is none of the script any more. */
 static bool fail_sync(struct script *script, uint64_t seed, uint64_t n, uint64_t count) {
-    prepare(script, seed);
+    script_prepare(script, seed);
     script->may_fail = true;
     os_sim_fail(OS_SIM_SYNC, n, count, KM_EIO);
-    run_script(script);
+    script_run(script);
     const bool met = os_sim_failures() > 0;
     if (met && !script->failed) {
-        broken(script, "sync %llu failed and nobody was told", (unsigned long long)n);
+        script_broken(script, "sync %llu failed and nobody was told", (unsigned long long)n);
     }
     if (met) {
         os_sim_fail(OS_SIM_SYNC, 0, 0, 0);
@@ -661,7 +377,7 @@ static bool fail_sync(struct script *script, uint64_t seed, uint64_t n, uint64_t
         }
         expect_recovery(script, chance_mix(seed, n) % 3 == 0, chance_mix(n, seed));
     }
-    forget(script);
+    script_forget(script);
     return met;
 }
 
@@ -685,6 +401,7 @@ int main(void) {
     scratch_time_limit(600);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_power_cut_leaves_one_generation_no_older_than_the_durable_one),
+        cmocka_unit_test(no_death_of_all_processes_loses_an_acknowledged_commit),
         cmocka_unit_test(a_failed_sync_poisons_the_map_until_all_have_closed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
