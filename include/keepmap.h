@@ -267,6 +267,7 @@ struct km_info {
     uint32_t clean;                 /**< 1: closed cleanly, nobody attached for writing since */
     uint32_t read_only_handles;     /**< 1: at least one handle without write permission is attached */
     uint32_t failed;                /**< 1: a sync failed; commits are refused until all have closed */
+    uint32_t damaged;               /**< 1: a frame that was durable is damaged; `generation` is what is left before it */
     uint32_t compress;              /**< 1: created with KM_COMPRESS */
     uint32_t full_pages;            /**< 1: created with KM_FULL_PAGES */
     char tracker[16];               /**< how this handle finds changed pages: "scan", "pagemap", "compare", "none" */
@@ -329,7 +330,8 @@ struct km_log_entry {
 
 /**
  * Call `each` for the commits that still stand in the journal, oldest first. A result other than 0 ends it with
- * KM_ECANCELED. It must not use the handle. Not allowed inside a transaction.
+ * KM_ECANCELED. It must not use the handle. Not allowed inside a transaction. When a durable frame is damaged, the commits
+ * before it are told and the result is KM_EJOURNAL.
  */
 typedef int km_log_function(void *context, const struct km_log_entry *entry);
 KM_API int km_log(km_map *map, km_log_function *each, void *context);

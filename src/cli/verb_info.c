@@ -29,6 +29,8 @@ static int remember_user(void *context, const struct km_user *user) {
 static const char *state_of(const struct km_info *info) {
     if (info->failed)
         return "failed";
+    if (info->damaged)
+        return "damaged";
     if (info->clean)
         return "clean";
     return info->handles > 0 ? "in_use" : "unclean";
@@ -37,6 +39,8 @@ static const char *state_of(const struct km_info *info) {
 static const char *state_words(const struct km_info *info) {
     if (info->failed)
         return "a write to the disk failed: no commits until all who use it have closed it";
+    if (info->damaged)
+        return "damaged: a commit that was durable cannot be read; see keepmap verify";
     if (info->clean)
         return "clean";
     return info->handles > 0 ? "in use" : "not closed cleanly: the next to open it for writing recovers it";
@@ -85,6 +89,7 @@ static void print_json(const struct cli_command *command, const struct km_info *
     cli_json_string(&json, "state", state_of(info));
     cli_json_bool(&json, "clean", info->clean != 0);
     cli_json_bool(&json, "failed", info->failed != 0);
+    cli_json_bool(&json, "damaged", info->damaged != 0);
     cli_json_number(&json, "handles", info->handles);
     cli_json_bool(&json, "read_only_handles", info->read_only_handles != 0);
     cli_json_close(&json, '}');

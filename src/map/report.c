@@ -28,18 +28,31 @@ struct journal_state {
     uint64_t used;
 };
 
-/* Walk the heads from the checkpoint to the newest visible frame. */
-static void look_at_journal(km_map *map, const struct km__header *header, uint64_t limit, struct journal_state *state) {
+/* Walk from the checkpoint to the newest visible frame; the bodies are looked at where no session vouches for them. */
+static void look_at_journal(km_map *map, const struct km__header *header, uint64_t limit, bool bodies, struct journal_state *state) {
+    const unsigned char *ring = map->journal_region.address;
+    const uint64_t size = map->header.journal_size;
     struct km__cursor cursor = km__header_cursor(header);
     struct km__frame_head head;
     uint64_t position = 0, first = UINT64_MAX;
-    while (cursor.generation < limit && km__frame_peek(&head, &position, map->journal_region.address, map->header.journal_size,
-                                                       &map->limits, &cursor) == 0)
-        first = first == UINT64_MAX ? position : first;
+    while (cursor.generation < limit) {
+        const int result = bodies ? km__frame_read(&map->frame, ring, size, &map->limits, &cursor)
+                                  : km__frame_peek(&head, &position, ring, size, &map->limits, &cursor);
+        if (result != 0)
+            break;
+        if (first == UINT64_MAX)
+            first = bodies ? map->frame.position : position;
+    }
     state->end = cursor;
     state->used = 0;
     if (first != UINT64_MAX)
-        state->used = cursor.position > first ? cursor.position - first : map->header.journal_size - first + cursor.position;
+        state->used = cursor.position > first ? cursor.position - first : size - first + cursor.position;
+}
+
+/* Whether a commit behind `end` is known to have been durable, though nobody can find it. Costs a look through the ring. */
+static bool is_cut_off(km_map *map, const struct km__header *header, uint64_t end) {
+    const uint64_t known = km__frame_search_durable(map->journal_region.address, map->header.journal_size, header->uuid, end);
+    return known > end || header->target > end;
 }
 
 static uint32_t count_handles(km_map *map) {
@@ -94,7 +107,7 @@ static int fill_info(km_map *map, struct km_info *info) {
             result = km__regions_map(map, &slots.slot[slots.chosen]);
         if (result != 0)
             return result;
-        look_at_journal(map, &slots.slot[slots.chosen], visible, &journal);
+        look_at_journal(map, &slots.slot[slots.chosen], visible, !lives, &journal);
         if (!lives || journal.end.generation >= visible)
             break; /* else a checkpoint went by, and the frames were used again */
     }
@@ -117,6 +130,7 @@ static int fill_info(km_map *map, struct km_info *info) {
     info->clean = info->handles == 0 && journal.used == 0 && (slots.slot[slots.chosen].flags & KM__HEADER_CLEAN) != 0;
     info->read_only_handles =
         os_lock_probe(map->locks, KM__LOCK_BASE + KM__READ_ONLY_USER, 1, OS_LOCK_WRITE, NULL) == 1 ? 1u : 0u;
+    info->damaged = !lives && !info->clean && is_cut_off(map, &slots.slot[slots.chosen], journal.end.generation);
     info->failed = lives ? atomic_load(&map->control->failed) : 0;
     snprintf(info->tracker, sizeof info->tracker, "%s", tracker_name(map));
     return 0;
@@ -184,7 +198,7 @@ static int log_from(km_map *map, struct log *log, struct km__cursor cursor, uint
 }
 
 /* Under CHECKPOINT. History is walked if it still leads to the checkpoint: writers may use those frames again any time. */
-static int log_collect(km_map *map, struct log *log) {
+static int log_collect(km_map *map, struct log *log, bool *damaged) {
     struct km__slots slots;
     bool lives = false;
     int result = session_lives(map, &lives);
@@ -203,6 +217,9 @@ static int log_collect(km_map *map, struct log *log) {
     result = log_from(map, log, history, header->generation, header->generation, limit);
     if (result == 1)
         result = log_from(map, log, km__header_cursor(header), header->generation, 0, limit);
+    const uint64_t end = log->count > 0 ? log->entries[log->count - 1].generation : header->generation;
+    if (result == 0 && !lives && (header->flags & KM__HEADER_CLEAN) == 0)
+        *damaged = is_cut_off(map, header, end);
     return result;
 }
 
@@ -211,6 +228,7 @@ int km_log(km_map *map, km_log_function *each, void *context) {
     if (result != 0)
         return result;
     struct log log = {0};
+    bool damaged = false;
     if (each == NULL)
         result = km__error(KM_EINVAL, "%s: km_log() needs a function to call", map->path);
     else if (map->access != 0)
@@ -218,12 +236,15 @@ int km_log(km_map *map, km_log_function *each, void *context) {
     else
         result = km__lock_wait(map, KM__CHECKPOINT, OS_LOCK_READ, km__deadline(map));
     if (result == 0) {
-        result = log_collect(map, &log);
+        result = log_collect(map, &log, &damaged);
         km__unlock(map, KM__CHECKPOINT);
     }
     for (size_t i = 0; i < log.count && result == 0; i++)
         if (each(context, &log.entries[i]) != 0)
             result = km__error(KM_ECANCELED, "%s: the caller ended the log", map->path);
+    if (result == 0 && damaged)
+        result = km__error(KM_EJOURNAL, "%s: the next commit was durable, and its frame is damaged: restore the map from a copy",
+                           map->path);
     free(log.entries);
     km__leave(map);
     return result;
