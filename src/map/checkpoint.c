@@ -315,17 +315,22 @@ static int choose_target(km_map *map, uint64_t deadline) {
 }
 
 int km__checkpoint(km_map *map, uint64_t deadline, bool closing) {
-    bool more = true;
     int result = km__still_there(map);
     if (result == 0 && km__failed(map))
         result = km__failed_error(map);
+    bool more = result == 0;
+    const uint64_t wanted = more ? km__load(&map->control->appended) : 0;
     while (result == 0 && more) {
         result = choose_target(map, deadline);
         if (result == 0)
             result = km__lock_wait(map, KM__CHECKPOINT, OS_LOCK_WRITE, deadline);
         if (result != 0)
             return result;
+        const uint64_t before = km__load(&map->control->checkpointed);
         result = checkpoint_round(map, deadline, closing, &more);
+        /* An older target was on its way (C9): now to the newest commit. */
+        const uint64_t now = km__load(&map->control->checkpointed);
+        more = more || (full_pages(map) && now > before && now < wanted);
         km__unlock(map, KM__CHECKPOINT);
     }
     return result;
