@@ -65,11 +65,12 @@ MAP_SOURCES := $(wildcard src/map/*.c src/os/error.c)
 CLI_SOURCES := $(wildcard src/cli/*.c)
 
 # Tests: a program for each test_*.c; the other files beside them, and those of tests/support, are at hand for all of them.
-TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/model/test_*.c tests/concurrent/test_*.c)
+TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/model/test_*.c tests/concurrent/test_*.c tests/compat/test_*.c)
 CRASH_SOURCES := $(wildcard tests/crash/test_*.c)
-TOOL_SOURCES := $(wildcard tests/support/tool_*.c)
+SIM_TOOL_SOURCES := tests/support/tool_golden.c
+TOOL_SOURCES := $(filter-out $(SIM_TOOL_SOURCES),$(wildcard tests/support/tool_*.c))
 SIM_SOURCES := $(wildcard tests/support/os_sim*.c)
-SUPPORT_SOURCES := $(filter-out $(TEST_SOURCES) $(CRASH_SOURCES) $(TOOL_SOURCES) $(SIM_SOURCES), \
+SUPPORT_SOURCES := $(filter-out $(TEST_SOURCES) $(CRASH_SOURCES) $(TOOL_SOURCES) $(SIM_TOOL_SOURCES) $(SIM_SOURCES), \
                      $(wildcard tests/support/*.c tests/unit/*.c tests/model/*.c tests/concurrent/*.c tests/crash/*.c))
 BENCH_SOURCES := $(wildcard tests/bench/*.c)
 
@@ -83,11 +84,11 @@ BENCH_OBJECTS := $(call objects,$(BENCH_SOURCES))
 program = $(addprefix $(BUILD)/tests/,$(notdir $(basename $(1))))
 TEST_PROGRAMS := $(call program,$(TEST_SOURCES))
 CRASH_PROGRAMS := $(call program,$(CRASH_SOURCES))
-TOOL_PROGRAMS := $(call program,$(TOOL_SOURCES))
+TOOL_PROGRAMS := $(call program,$(TOOL_SOURCES) $(SIM_TOOL_SOURCES))
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
 
-.PHONY: all help library tests test sanitize check-model check-layout check-documents bench demo format check-format clean
+.PHONY: all help library tests test sanitize check-model check-layout check-documents bench demo golden format check-format clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
@@ -134,6 +135,9 @@ demo: ## a worker is killed again and again and loses nothing: make demo [FILE=t
 	@tests/install-packages --optional $(DEMO_PACKAGES)
 	@$(MAKE) --no-print-directory --silent $(BUILD)/keepmap $(BUILD)/examples/count
 	@BUILD=$(BUILD) tests/demo $(if $(FILE),"$(FILE)")
+
+golden: $(BUILD)/tests/tool_golden ## make the golden and damaged files that are missing in data/
+	$< data
 
 STYLED = $(wildcard include/*.h src/*/*.[ch] tests/*/*.[ch] docs/examples/*.[ch])
 format: ## bring the sources into shape with clang-format
@@ -218,7 +222,7 @@ $(call program,$(1)): $(call objects,$(1)) $(BUILD)/tests/libsupport.a $(BUILD)/
 	$$(link-test)
 endef
 $(foreach source,$(TEST_SOURCES) $(TOOL_SOURCES),$(eval $(call test-program,$(source),internal)))
-$(foreach source,$(CRASH_SOURCES),$(eval $(call test-program,$(source),sim)))
+$(foreach source,$(CRASH_SOURCES) $(SIM_TOOL_SOURCES),$(eval $(call test-program,$(source),sim)))
 
 $(BUILD)/bench/bench: $(BENCH_OBJECTS) $(BUILD)/tests/libsupport.a $(BUILD)/libkeepmap.a
 	@mkdir -p $(@D)
