@@ -234,8 +234,7 @@ static void a_golden_file_can_be_read_by_eye(void **state) {
     assert_memory_equal(data + 32 * 100, "v1-killed            1     3200\n", 32); /* at the checkpoint */
     assert_memory_equal(data + 64, "v1-killed            2       64\n", 32);       /* and by each of three commits */
     assert_memory_equal(data + 32 * 300, "v1-killed            3     9600\n", 32);
-    assert_memory_equal(data + 300, "v1-killed            1      288\n" + 12, 3);
-    assert_memory_equal(data + 4 * KM_PAGE_SIZE, "v", 1);
+    assert_memory_equal(data + 50, "   4      ", 10);
     must(km_abort(map));
     must(km_close(map));
 }
