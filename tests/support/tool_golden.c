@@ -155,10 +155,10 @@ static struct image close_cleanly(struct story *story) {
 
 /* What a killed session leaves says in control which system it ran on: here, the one whose maps these are to stand for. */
 static void become_linux(struct image *image) {
-    enum { LINUX = 1 };
-    struct km__control *control = (struct km__control *)(image->bytes + KM__CONTROL_OFFSET);
-    if (control->magic == KM__CONTROL_MAGIC)
-        control->system = LINUX;
+    static const uint32_t linux_system = 1;
+    unsigned char *control = image->bytes + KM__CONTROL_OFFSET;
+    if (km__load64(control) == KM__CONTROL_MAGIC)
+        memcpy(control + offsetof(struct km__control, system), &linux_system, sizeof linux_system);
 }
 
 static struct image kill_session(struct story *story) {
@@ -555,6 +555,8 @@ static void make_damaged(const struct damaged *damaged, const char *directory) {
 int main(int argc, char **argv) {
     if (argc != 2)
         return fprintf(stderr, "usage: tool_golden DIRECTORY\n"), 2;
+    if (!km__zlib_available())
+        die("some of the files need zlib, which this build lacks");
     static const char *const directories[] = {"golden", "damaged"};
     for (int i = 0; i < 2; i++) {
         char path[4096];
