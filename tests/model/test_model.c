@@ -9,117 +9,13 @@
  *
  * A run is 10,000 steps of one seed. Each test runs one seed after another for some seconds; KEEPMAP_SEED runs one alone.
  */
-#include "support/chance.h"
-#include "support/check.h"
 #include "support/scratch.h"
+#include "world.h"
 
 #include "format/checksum.h"
 
 #define STEPS 10000
-#define USERS 3
-#define CAPACITY (UINT64_C(1) << 20) /* of the array: the data never grows beyond */
-#define TRACE_LINES 48
 #define SECONDS_A_RUN 4.0
-
-enum doing { CLOSED, IDLE, READING, WRITING };
-
-struct user {
-    km_map *map;
-    void *data; /* where km_data() was first */
-    enum doing doing;
-    uint32_t flags;
-    bool stray;          /* a store outside a transaction waits to be found */
-    uint64_t strayed_at; /* the generation that the handle stood at then */
-    unsigned char *seen; /* what its transaction must see, its own stores included */
-    uint64_t seen_size;
-};
-
-struct world {
-    struct chance chance;
-    uint64_t seed;
-    const char *path;
-    uint32_t creation_flags, checksum;
-    unsigned char *now; /* the newest generation */
-    uint64_t size, max_size, generation;
-    struct user users[USERS];
-    unsigned patience; /* percent: how soon a snapshot is let go */
-    unsigned step;
-    char trace[TRACE_LINES][160];
-    unsigned traced;
-    unsigned commits, full, strays, growths, moves, sessions;
-};
-
-/* ---- telling what happened --------------------------------------------------------------------------------------- */
-
-__attribute__((format(printf, 2, 3))) static void trace(struct world *world, const char *format, ...) {
-    char *line = world->trace[world->traced++ % TRACE_LINES];
-    const int length = snprintf(line, sizeof world->trace[0], "%5u ", world->step);
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(line + length, sizeof world->trace[0] - (size_t)length, format, arguments);
-    va_end(arguments);
-}
-
-__attribute__((noreturn, format(printf, 2, 3))) static void broken(struct world *world, const char *format, ...) {
-    const unsigned first = world->traced > TRACE_LINES ? world->traced - TRACE_LINES : 0;
-    for (unsigned i = first; i < world->traced; i++) {
-        print_error("  %s\n", world->trace[i % TRACE_LINES]);
-    }
-    char what[400];
-    va_list arguments;
-    va_start(arguments, format);
-    vsnprintf(what, sizeof what, format, arguments);
-    va_end(arguments);
-    print_error("step %u: %s\n  last error: %s\n  repeat with KEEPMAP_SEED=%llu\n", world->step, what,
-                km_last_error_detail(), (unsigned long long)world->seed);
-    fail();
-    abort();
-}
-
-static void expect(struct world *world, const struct user *user, const char *call, int result, int expected) {
-    if (result != expected) {
-        broken(world, "user %d: %s gave %s, expected %s", (int)(user - world->users), call, km_error_name(result),
-               km_error_name(expected));
-    }
-}
-
-static bool others(const struct world *world, const struct user *user, enum doing least) {
-    for (const struct user *other = world->users; other < world->users + USERS; other++) {
-        if (other != user && other->doing >= least) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static bool writes(const struct user *user) {
-    return (user->flags & KM_READONLY) == 0;
-}
-
-static void compare(struct world *world, const struct user *user) {
-    const int number = (int)(user - world->users);
-    if (km_size(user->map) != user->seen_size) {
-        broken(world, "user %d sees %llu bytes, expected %llu", number, (unsigned long long)km_size(user->map),
-               (unsigned long long)user->seen_size);
-    }
-    if (km_data(user->map) != user->data) {
-        broken(world, "user %d: the data moved", number);
-    }
-    const unsigned char *data = user->data;
-    if (memcmp(data, user->seen, user->seen_size) != 0) {
-        uint64_t at = 0;
-        while (data[at] == user->seen[at]) {
-            at++;
-        }
-        uint64_t wrong = 0;
-        for (uint64_t i = at; i < user->seen_size; i++) {
-            wrong += data[i] != user->seen[i];
-        }
-        broken(world, "user %d: byte %llu (page %llu) is %02x, expected %02x; %llu bytes differ; newest has %02x",
-               number, (unsigned long long)at, (unsigned long long)(at / KM_PAGE_SIZE), data[at], user->seen[at],
-               (unsigned long long)wrong, world->now[at]);
-    }
-}
 
 /* ---- handles come and go ----------------------------------------------------------------------------------------- */
 
@@ -141,8 +37,8 @@ static void open_user(struct world *world, struct user *user) {
     user->flags = random_flags(world, number);
     setenv("KEEPMAP_TRACKER", tracker, 1);
     const struct km_options options = {.struct_size = sizeof options, .flags = user->flags, .timeout_ms = 1};
-    trace(world, "user %d opens, flags %x, tracker %s", number, user->flags, tracker);
-    expect(world, user, "km_open", km_open(&user->map, world->path, &options), 0);
+    world_trace(world, "user %d opens, flags %x, tracker %s", number, user->flags, tracker);
+    world_expect(world, user, "km_open", km_open(&user->map, world->path, &options), 0);
     user->data = km_data(user->map);
     user->doing = IDLE;
     user->stray = false;
@@ -151,12 +47,12 @@ static void open_user(struct world *world, struct user *user) {
 
 static void close_user(struct world *world, struct user *user) {
     const int result = km_close(user->map);
-    trace(world, "user %d closes: %s", (int)(user - world->users), km_error_name(result));
+    world_trace(world, "user %d closes: %s", (int)(user - world->users), km_error_name(result));
     user->map = NULL;
     user->doing = CLOSED;
     /* The last one that may write cannot bring home up to the newest commit while a reader holds an older one. */
-    if (result != 0 && !(result == KM_EBUSY && others(world, user, READING))) {
-        expect(world, user, "km_close", result, 0);
+    if (result != 0 && !(result == KM_EBUSY && world_others(world, user, READING))) {
+        world_expect(world, user, "km_close", result, 0);
     }
 }
 
@@ -165,37 +61,37 @@ static void close_user(struct world *world, struct user *user) {
 static void begin(struct world *world, struct user *user, enum km_access access) {
     const int number = (int)(user - world->users);
     const int result = km_begin(user->map, access);
-    trace(world, "user %d begins %s: %s, generation %llu", number, access == KM_READ ? "reading" : "writing",
-          km_error_name(result), (unsigned long long)km_generation(user->map));
-    if (access == KM_WRITE && !writes(user)) {
-        expect(world, user, "km_begin(KM_WRITE)", result, KM_EREADONLY);
+    world_trace(world, "user %d begins %s: %s, generation %llu", number, access == KM_READ ? "reading" : "writing",
+                km_error_name(result), (unsigned long long)km_generation(user->map));
+    if (access == KM_WRITE && !user_writes(user)) {
+        world_expect(world, user, "km_begin(KM_WRITE)", result, KM_EREADONLY);
         return;
     }
     if (user->stray && result != KM_ESTRAY && world->generation > user->strayed_at) {
         user->stray = false; /* others have changed and checkpointed the page: it was taken back in silence */
     }
-    if (access == KM_WRITE && others(world, user, WRITING)) {
+    if (access == KM_WRITE && world_others(world, user, WRITING)) {
         /* A stray store may be found before the lock is asked for, or after. */
         if (!(user->stray && result == KM_ESTRAY)) {
-            expect(world, user, "km_begin(KM_WRITE) beside a writer", result, KM_EBUSY);
+            world_expect(world, user, "km_begin(KM_WRITE) beside a writer", result, KM_EBUSY);
             return;
         }
     }
     if (user->stray) {
-        expect(world, user, "km_begin() after a stray store", result, KM_ESTRAY);
+        world_expect(world, user, "km_begin() after a stray store", result, KM_ESTRAY);
         user->stray = false;
         world->strays++;
         return;
     }
-    expect(world, user, "km_begin", result, 0);
+    world_expect(world, user, "km_begin", result, 0);
     if (km_generation(user->map) != world->generation) {
-        broken(world, "user %d began at generation %llu, newest is %llu", number,
-               (unsigned long long)km_generation(user->map), (unsigned long long)world->generation);
+        world_broken(world, "user %d began at generation %llu, newest is %llu", number,
+                     (unsigned long long)km_generation(user->map), (unsigned long long)world->generation);
     }
     user->doing = access == KM_READ ? READING : WRITING;
     user->seen_size = world->size;
     memcpy(user->seen, world->now, world->size);
-    compare(world, user);
+    world_compare(world, user);
 }
 
 static void store_bytes(struct user *user, uint64_t offset, const void *bytes, size_t length) {
@@ -234,10 +130,10 @@ static void store(struct world *world, struct user *user) {
         memset(scratch, pick % 2 == 0 ? 0 : 0x5a, length);
         what = "one value";
     }
-    trace(world, "user %d stores %s at %llu, %llu long", (int)(user - world->users), what, (unsigned long long)offset,
-          (unsigned long long)length);
+    world_trace(world, "user %d stores %s at %llu, %llu long", (int)(user - world->users), what,
+                (unsigned long long)offset, (unsigned long long)length);
     if ((user->flags & KM_DECLARED) != 0 || chance_percent(chance, 10)) {
-        expect(world, user, "km_touch", km_touch(user->map, offset, length), 0);
+        world_expect(world, user, "km_touch", km_touch(user->map, offset, length), 0);
     }
     store_bytes(user, offset, scratch, length);
 }
@@ -245,12 +141,12 @@ static void store(struct world *world, struct user *user) {
 /* Words all over the data, the way records of an application change. */
 static void store_spread(struct world *world, struct user *user) {
     const uint64_t count = chance_between(&world->chance, 2, 60);
-    trace(world, "user %d stores %llu spread words", (int)(user - world->users), (unsigned long long)count);
+    world_trace(world, "user %d stores %llu spread words", (int)(user - world->users), (unsigned long long)count);
     for (uint64_t i = 0; i < count && user->seen_size >= 8; i++) {
         const uint64_t offset = chance_below(&world->chance, user->seen_size - 7);
         const uint64_t value = chance_next(&world->chance);
         if ((user->flags & KM_DECLARED) != 0) {
-            expect(world, user, "km_touch", km_touch(user->map, offset, sizeof value), 0);
+            world_expect(world, user, "km_touch", km_touch(user->map, offset, sizeof value), 0);
         }
         store_bytes(user, offset, &value, sizeof value);
     }
@@ -258,45 +154,45 @@ static void store_spread(struct world *world, struct user *user) {
 
 static void commit(struct world *world, struct user *user) {
     const int number = (int)(user - world->users);
-    compare(world, user);
+    world_compare(world, user);
     const bool changes = memcmp(user->seen, world->now, world->size) != 0;
     int result = km_commit(user->map);
     /* With nobody in the way, what took too long (a checkpoint in several parts) is through after some tries. */
-    for (int tries = 0; result == KM_EBUSY && !others(world, user, READING) && tries < 100; tries++) {
-        compare(world, user);
+    for (int tries = 0; result == KM_EBUSY && !world_others(world, user, READING) && tries < 100; tries++) {
+        world_compare(world, user);
         result = km_commit(user->map);
     }
-    trace(world, "user %d commits: %s, generation %llu%s", number, km_error_name(result),
-          (unsigned long long)km_generation(user->map), changes ? "" : " (no change)");
-    if (result == KM_EBUSY && changes && others(world, user, READING)) {
+    world_trace(world, "user %d commits: %s, generation %llu%s", number, km_error_name(result),
+                (unsigned long long)km_generation(user->map), changes ? "" : " (no change)");
+    if (result == KM_EBUSY && changes && world_others(world, user, READING)) {
         world->full++;
-        compare(world, user); /* still open, and whole */
+        world_compare(world, user); /* still open, and whole */
         return;
     }
-    expect(world, user, "km_commit", result, 0);
+    world_expect(world, user, "km_commit", result, 0);
     if (changes) {
         world->generation++;
         world->commits++;
         memcpy(world->now, user->seen, world->size);
     }
     if (km_generation(user->map) != world->generation) {
-        broken(world, "user %d committed generation %llu, expected %llu", number,
-               (unsigned long long)km_generation(user->map), (unsigned long long)world->generation);
+        world_broken(world, "user %d committed generation %llu, expected %llu", number,
+                     (unsigned long long)km_generation(user->map), (unsigned long long)world->generation);
     }
     user->doing = IDLE;
 }
 
 static void end_reading(struct world *world, struct user *user) {
-    trace(world, "user %d ends reading", (int)(user - world->users));
-    compare(world, user);
+    world_trace(world, "user %d ends reading", (int)(user - world->users));
+    world_compare(world, user);
     const int result = chance_percent(&world->chance, 50) ? km_abort(user->map) : km_commit(user->map);
-    expect(world, user, "the end of a read", result, 0);
+    world_expect(world, user, "the end of a read", result, 0);
     user->doing = IDLE;
 }
 
 static void abort_writing(struct world *world, struct user *user) {
-    trace(world, "user %d aborts", (int)(user - world->users));
-    expect(world, user, "km_abort", km_abort(user->map), 0);
+    world_trace(world, "user %d aborts", (int)(user - world->users));
+    world_expect(world, user, "km_abort", km_abort(user->map), 0);
     user->doing = IDLE;
 }
 
@@ -304,25 +200,25 @@ static void abort_writing(struct world *world, struct user *user) {
 
 static void checkpoint(struct world *world, struct user *user) {
     const int result = km_checkpoint(user->map);
-    trace(world, "user %d checkpoints: %s", (int)(user - world->users), km_error_name(result));
-    if (!writes(user)) {
-        expect(world, user, "km_checkpoint", result, KM_EREADONLY);
+    world_trace(world, "user %d checkpoints: %s", (int)(user - world->users), km_error_name(result));
+    if (!user_writes(user)) {
+        world_expect(world, user, "km_checkpoint", result, KM_EREADONLY);
     } else if (user->doing == WRITING) {
-        expect(world, user, "km_checkpoint", result, KM_EMISUSE);
-    } else if (!(result == KM_EBUSY && others(world, user, READING))) {
-        expect(world, user, "km_checkpoint", result, 0);
+        world_expect(world, user, "km_checkpoint", result, KM_EMISUSE);
+    } else if (!(result == KM_EBUSY && world_others(world, user, READING))) {
+        world_expect(world, user, "km_checkpoint", result, 0);
     }
 }
 
 static void sync_user(struct world *world, struct user *user) {
     const int result = km_sync(user->map);
-    trace(world, "user %d syncs: %s", (int)(user - world->users), km_error_name(result));
-    expect(world, user, "km_sync", result, writes(user) ? 0 : KM_EREADONLY);
+    world_trace(world, "user %d syncs: %s", (int)(user - world->users), km_error_name(result));
+    world_expect(world, user, "km_sync", result, user_writes(user) ? 0 : KM_EREADONLY);
     struct km_info info = {.struct_size = sizeof info};
-    expect(world, user, "km_get_info", km_get_info(user->map, &info), 0);
-    if (writes(user) && info.durable_generation != world->generation) {
-        broken(world, "after km_sync generation %llu is durable, newest is %llu",
-               (unsigned long long)info.durable_generation, (unsigned long long)world->generation);
+    world_expect(world, user, "km_get_info", km_get_info(user->map, &info), 0);
+    if (user_writes(user) && info.durable_generation != world->generation) {
+        world_broken(world, "after km_sync generation %llu is durable, newest is %llu",
+                     (unsigned long long)info.durable_generation, (unsigned long long)world->generation);
     }
 }
 
@@ -334,27 +230,34 @@ static void grow(struct world *world, struct user *user) {
     if (size > CAPACITY) {
         return;
     }
+    if (beyond && user_writes(user) && chance_percent(&world->chance, 60)) {
+        for (struct user *other = world->users; other < world->users + USERS; other++) {
+            if (other != user && other->doing != CLOSED) {
+                close_user(world, other); /* it needs to be alone */
+            }
+        }
+    }
     const int result = km_grow(user->map, size);
-    trace(world, "user %d grows %llu -> %llu (max %llu): %s", (int)(user - world->users),
-          (unsigned long long)world->size, (unsigned long long)size, (unsigned long long)world->max_size,
-          km_error_name(result));
-    if (!writes(user)) {
-        expect(world, user, "km_grow", result, KM_EREADONLY);
+    world_trace(world, "user %d grows %llu -> %llu (max %llu): %s", (int)(user - world->users),
+                (unsigned long long)world->size, (unsigned long long)size, (unsigned long long)world->max_size,
+                km_error_name(result));
+    if (!user_writes(user)) {
+        world_expect(world, user, "km_grow", result, KM_EREADONLY);
         return;
     }
     if (user->stray && result == KM_ESTRAY) {
         user->stray = false;
         return;
     }
-    if (others(world, user, WRITING) || (beyond && others(world, user, IDLE))) {
-        expect(world, user, "km_grow", result, KM_EBUSY);
+    if (world_others(world, user, WRITING) || (beyond && world_others(world, user, IDLE))) {
+        world_expect(world, user, "km_grow", result, KM_EBUSY);
         return;
     }
-    if (result == KM_EBUSY && others(world, user, READING)) {
+    if (result == KM_EBUSY && world_others(world, user, READING)) {
         world->full++;
         return;
     }
-    expect(world, user, "km_grow", result, 0);
+    world_expect(world, user, "km_grow", result, 0);
     memset(world->now + world->size, 0, size - world->size);
     world->size = size;
     world->generation++;
@@ -364,8 +267,8 @@ static void grow(struct world *world, struct user *user) {
         world->moves++;
     }
     if (km_generation(user->map) != world->generation) {
-        broken(world, "grown to generation %llu, expected %llu", (unsigned long long)km_generation(user->map),
-               (unsigned long long)world->generation);
+        world_broken(world, "grown to generation %llu, expected %llu", (unsigned long long)km_generation(user->map),
+                     (unsigned long long)world->generation);
     }
 }
 
@@ -382,65 +285,66 @@ static uint64_t digest_of(const struct world *world) {
 
 static void ask_info(struct world *world, struct user *user) {
     struct km_info info = {.struct_size = sizeof info};
-    trace(world, "user %d asks", (int)(user - world->users));
-    expect(world, user, "km_get_info", km_get_info(user->map, &info), 0);
+    world_trace(world, "user %d asks", (int)(user - world->users));
+    world_expect(world, user, "km_get_info", km_get_info(user->map, &info), 0);
     if (info.generation != world->generation || info.size != world->size || info.max_size != world->max_size) {
-        broken(world, "km_get_info says generation %llu, size %llu of %llu; expected %llu, %llu of %llu",
-               (unsigned long long)info.generation, (unsigned long long)info.size, (unsigned long long)info.max_size,
-               (unsigned long long)world->generation, (unsigned long long)world->size,
-               (unsigned long long)world->max_size);
+        world_broken(world, "km_get_info says generation %llu, size %llu of %llu; expected %llu, %llu of %llu",
+                     (unsigned long long)info.generation, (unsigned long long)info.size,
+                     (unsigned long long)info.max_size, (unsigned long long)world->generation,
+                     (unsigned long long)world->size, (unsigned long long)world->max_size);
     }
     if (info.digest != digest_of(world)) {
-        broken(world, "the digest of generation %llu is wrong", (unsigned long long)info.generation);
+        world_broken(world, "the digest of generation %llu is wrong", (unsigned long long)info.generation);
     }
     if (info.checkpoint_generation > info.durable_generation || info.durable_generation > info.generation ||
         info.journal_used > info.journal_size || info.header_slots != 3 || info.failed != 0) {
-        broken(world,
-               "km_get_info: checkpoint %llu, durable %llu, generation %llu, journal %llu of %llu, slots %u, failed %u",
-               (unsigned long long)info.checkpoint_generation, (unsigned long long)info.durable_generation,
-               (unsigned long long)info.generation, (unsigned long long)info.journal_used,
-               (unsigned long long)info.journal_size, info.header_slots, info.failed);
+        world_broken(
+            world,
+            "km_get_info: checkpoint %llu, durable %llu, generation %llu, journal %llu of %llu, slots %u, failed %u",
+            (unsigned long long)info.checkpoint_generation, (unsigned long long)info.durable_generation,
+            (unsigned long long)info.generation, (unsigned long long)info.journal_used,
+            (unsigned long long)info.journal_size, info.header_slots, info.failed);
     }
 }
 
 static void verify(struct world *world, struct user *user) {
     struct km_report report = {.struct_size = sizeof report};
     const int result = km_verify(user->map, &report, NULL, NULL);
-    trace(world, "user %d verifies: %s", (int)(user - world->users), km_error_name(result));
-    expect(world, user, "km_verify", result, 0);
+    world_trace(world, "user %d verifies: %s", (int)(user - world->users), km_error_name(result));
+    world_expect(world, user, "km_verify", result, 0);
     if (report.pages_damaged + report.frames_damaged + report.headers_damaged != 0 || report.digest_matches != 1 ||
         report.generation != world->generation) {
-        broken(world, "km_verify at generation %llu: %llu pages, %llu frames, %llu headers damaged, digest %u",
-               (unsigned long long)report.generation, (unsigned long long)report.pages_damaged,
-               (unsigned long long)report.frames_damaged, (unsigned long long)report.headers_damaged,
-               report.digest_matches);
+        world_broken(world, "km_verify at generation %llu: %llu pages, %llu frames, %llu headers damaged, digest %u",
+                     (unsigned long long)report.generation, (unsigned long long)report.pages_damaged,
+                     (unsigned long long)report.frames_damaged, (unsigned long long)report.headers_damaged,
+                     report.digest_matches);
     }
 }
 
 /* A store that a program must not make: KM_CHECK finds it at the next begin, and takes it back. */
 static void stray(struct world *world, struct user *user) {
     const uint64_t offset = chance_below(&world->chance, km_size(user->map));
-    trace(world, "user %d strays at %llu", (int)(user - world->users), (unsigned long long)offset);
+    world_trace(world, "user %d strays at %llu", (int)(user - world->users), (unsigned long long)offset);
     ((unsigned char *)user->data)[offset] ^= 0xff;
     user->stray = true;
     user->strayed_at = km_generation(user->map);
 }
 
 static void misuse(struct world *world, struct user *user) {
-    trace(world, "user %d misuses", (int)(user - world->users));
+    world_trace(world, "user %d misuses", (int)(user - world->users));
     if (user->doing == IDLE) {
-        expect(world, user, "km_commit outside", km_commit(user->map), KM_EMISUSE);
-        expect(world, user, "km_abort outside", km_abort(user->map), KM_EMISUSE);
-        expect(world, user, "km_touch outside", km_touch(user->map, 0, 1), KM_EMISUSE);
+        world_expect(world, user, "km_commit outside", km_commit(user->map), KM_EMISUSE);
+        world_expect(world, user, "km_abort outside", km_abort(user->map), KM_EMISUSE);
+        world_expect(world, user, "km_touch outside", km_touch(user->map, 0, 1), KM_EMISUSE);
         return;
     }
-    expect(world, user, "km_begin inside", km_begin(user->map, KM_READ), KM_EMISUSE);
-    if (writes(user)) {
-        expect(world, user, "km_grow inside", km_grow(user->map, km_size(user->map) + 1), KM_EMISUSE);
+    world_expect(world, user, "km_begin inside", km_begin(user->map, KM_READ), KM_EMISUSE);
+    if (user_writes(user)) {
+        world_expect(world, user, "km_grow inside", km_grow(user->map, km_size(user->map) + 1), KM_EMISUSE);
     }
     if (user->doing == WRITING) {
-        expect(world, user, "km_touch outside the data", km_touch(user->map, user->seen_size, 1), KM_EINVAL);
-        expect(world, user, "km_touch of too much", km_touch(user->map, 1, UINT64_MAX), KM_EINVAL);
+        world_expect(world, user, "km_touch outside the data", km_touch(user->map, user->seen_size, 1), KM_EINVAL);
+        world_expect(world, user, "km_touch of too much", km_touch(user->map, 1, UINT64_MAX), KM_EINVAL);
     }
 }
 
@@ -453,7 +357,7 @@ static void step_idle(struct world *world, struct user *user, unsigned pick) {
     if (pick < 30) {
         begin(world, user, KM_READ);
     } else if (pick < 80) {
-        begin(world, user, writes(user) || pick < 33 ? KM_WRITE : KM_READ);
+        begin(world, user, user_writes(user) || pick < 33 ? KM_WRITE : KM_READ);
     } else if (pick < 83) {
         sync_user(world, user);
     } else if (pick < 87) {
@@ -477,8 +381,8 @@ static void step_reading(struct world *world, struct user *user, unsigned pick) 
     if (pick < world->patience) {
         end_reading(world, user);
     } else if (pick < 85) {
-        trace(world, "user %d looks again", (int)(user - world->users));
-        compare(world, user);
+        world_trace(world, "user %d looks again", (int)(user - world->users));
+        world_compare(world, user);
     } else if (pick < 90) {
         checkpoint(world, user);
     } else if (pick < 94) {
@@ -550,11 +454,11 @@ static void create(struct world *world) {
         .checksum = world->checksum,
         .flags = KM_CREATE | KM_EXCLUSIVE | world->creation_flags,
     };
-    trace(world, "creates %llu bytes, at most %llu, journal %llu", (unsigned long long)world->size,
-          (unsigned long long)world->max_size, (unsigned long long)options.journal_size);
+    world_trace(world, "creates %llu bytes, at most %llu, journal %llu", (unsigned long long)world->size,
+                (unsigned long long)world->max_size, (unsigned long long)options.journal_size);
     km_map *map = NULL;
-    expect(world, world->users, "km_open(KM_CREATE)", km_open(&map, world->path, &options), 0);
-    expect(world, world->users, "km_close", km_close(map), 0);
+    world_expect(world, world->users, "km_open(KM_CREATE)", km_open(&map, world->path, &options), 0);
+    world_expect(world, world->users, "km_close", km_close(map), 0);
 }
 
 static void finish(struct world *world) {
@@ -571,7 +475,7 @@ static void finish(struct world *world) {
     verify(world, user);
     close_user(world, user);
     const struct km_options options = {.struct_size = sizeof options, .flags = KM_READONLY};
-    expect(world, user, "km_open", km_open(&user->map, world->path, &options), 0);
+    world_expect(world, user, "km_open", km_open(&user->map, world->path, &options), 0);
     user->flags = KM_READONLY;
     user->data = km_data(user->map);
     begin(world, user, KM_READ);
@@ -579,9 +483,9 @@ static void finish(struct world *world) {
     verify(world, user);
     ask_info(world, user);
     struct km_info info = {.struct_size = sizeof info};
-    expect(world, user, "km_get_info", km_get_info(user->map, &info), 0);
+    world_expect(world, user, "km_get_info", km_get_info(user->map, &info), 0);
     if (info.clean != 1) {
-        broken(world, "the map is not clean after the last handle was closed");
+        world_broken(world, "the map is not clean after the last handle was closed");
     }
     close_user(world, user);
 }

@@ -111,7 +111,7 @@ static void every_tracker_finds_every_store(void **state) {
         must(km_begin(map, KM_READ));
         assert_memory_equal(km_data(map), expected, SIZE);
         must(km_abort(map));
-        print_message("tracker asked for: %s, in use: %s\n", trackers[i], info_of(map).tracker);
+        fprintf(stderr, "# tracker asked for: %s, in use: %s\n", trackers[i], info_of(map).tracker);
         must(km_close(map));
         map = check_open(path, 0, KM_READONLY);
         must(km_begin(map, KM_READ));
@@ -161,7 +161,7 @@ static void direct_input_is_committed_when_it_was_touched(void **state) {
     const int file = open(source, O_RDONLY | O_CLOEXEC | O_DIRECT);
     if (file < 0) {
         assert_int_equal(errno, EINVAL);
-        print_message("skipped: no direct input here\n");
+        fprintf(stderr, "# skipped: no direct input here\n");
         skip();
     }
     const char *path = scratch_path("direct.km");

@@ -257,7 +257,7 @@ static const char *small_disk(unsigned megabytes) {
              "mkfs.ext4 -q -F -O ^has_journal -m 0 %s >%s.log 2>&1 && mount -o loop %s %s >>%s.log 2>&1",
              image, megabytes, image, image, image, image, path, image);
     if (!separate_mounts() || (mkdir(path, 0700) != 0 && errno != EEXIST) || system(command) != 0) {
-        print_message("skipped: a small disk cannot be mounted here\n");
+        fprintf(stderr, "# skipped: a small disk cannot be mounted here\n");
         return NULL;
     }
     return path;
@@ -270,7 +270,7 @@ static const char *small_memory_disk(unsigned megabytes) {
     snprintf(options, sizeof options, "size=%um,mode=0700", megabytes);
     if (!separate_mounts() || (mkdir(path, 0700) != 0 && errno != EEXIST) ||
         mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options) != 0) {
-        print_message("skipped: a small disk cannot be mounted here\n");
+        fprintf(stderr, "# skipped: a small disk cannot be mounted here\n");
         return NULL;
     }
     return path;

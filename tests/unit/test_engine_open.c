@@ -322,7 +322,7 @@ static void one_handle_too_many_is_told_and_a_closed_one_makes_room(void **state
     limit.rlim_cur = limit.rlim_max < 16384 ? limit.rlim_max : 16384;
     assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
     if (limit.rlim_cur < 8192) {
-        print_message("skipped: too few open files are allowed\n");
+        fprintf(stderr, "# skipped: too few open files are allowed\n");
         skip();
     }
     enum { MOST = 1200 };
