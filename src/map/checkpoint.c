@@ -20,7 +20,7 @@
  *     hold uncommitted stores. The result must match the stored checksum of the last frame that touched it. Write it also
  *     when home looks equal: what looks equal in the page cache may never have reached the disk. [model: snapshot, durability]
  *  C8 Sync the file, then write "at G" into the slot that does not count, durably, then the other; only then publish
- *     `checkpointed`. Publishing earlier lets frames be overwritten that the disk's older slot needs. [model: durability]
+ *     `checkpointed`, also when only finishing what a dead checkpointer left. Publishing earlier lets frames be overwritten that the disk's older slot needs. [model: durability]
  *  C9 In a map with whole-page frames: `target` is stored only while holding WRITER, as the newest commit, and the checkpoint goes
  *     exactly there or nowhere, however often it is tried. A writer decides "this page was last touched at or before the
  *     target, so it is journaled whole"; a target stored behind its back, or a G lowered below it, would leave the first frame
@@ -298,6 +298,23 @@ static int checkpoint_round(km_map *map, uint64_t deadline, bool closing, bool *
     return result;
 }
 
+int km__checkpoint_lock(km_map *map, uint64_t deadline) {
+    struct km__control *control = map->control;
+    const int result = km__lock_wait(map, KM__CHECKPOINT, OS_LOCK_WRITE, deadline);
+    if (result != 0)
+        return result;
+    if (atomic_load(&control->file_mark) != 0) /* J9: its setter is dead */
+        km__raise(&control->suspect, km__load(&control->appended) + 1);
+    atomic_store(&control->file_mark, 1);
+    return 0;
+}
+
+void km__checkpoint_unlock(km_map *map) {
+    if (!map->lost)
+        atomic_store(&map->control->file_mark, 0);
+    km__unlock(map, KM__CHECKPOINT);
+}
+
 /* C9: choose the next target while nobody can append. */
 static int choose_target(km_map *map, uint64_t deadline) {
     struct km__control *control = map->control;
@@ -323,7 +340,7 @@ int km__checkpoint(km_map *map, uint64_t deadline, bool closing) {
     while (result == 0 && more) {
         result = choose_target(map, deadline);
         if (result == 0)
-            result = km__lock_wait(map, KM__CHECKPOINT, OS_LOCK_WRITE, deadline);
+            result = km__checkpoint_lock(map, deadline);
         if (result != 0)
             return result;
         const uint64_t before = km__load(&map->control->checkpointed);
@@ -331,7 +348,7 @@ int km__checkpoint(km_map *map, uint64_t deadline, bool closing) {
         /* An older target was on its way (C9): now to the newest commit. */
         const uint64_t now = km__load(&map->control->checkpointed);
         more = more || (full_pages(map) && now > before && now < wanted);
-        km__unlock(map, KM__CHECKPOINT);
+        km__checkpoint_unlock(map);
     }
     return result;
 }
@@ -341,7 +358,7 @@ int km__mark_unclean(km_map *map, uint64_t deadline) {
     struct km__slots slots;
     if (atomic_load_explicit(&map->control->clean, memory_order_relaxed) == 0)
         return 0;
-    int result = km__lock_wait(map, KM__CHECKPOINT, OS_LOCK_WRITE, deadline);
+    int result = km__checkpoint_lock(map, deadline);
     if (result != 0)
         return result;
     result = km__slots_load(map, &slots);
@@ -352,6 +369,6 @@ int km__mark_unclean(km_map *map, uint64_t deadline) {
     }
     if (result == 0)
         atomic_store_explicit(&map->control->clean, 0, memory_order_relaxed);
-    km__unlock(map, KM__CHECKPOINT);
+    km__checkpoint_unlock(map);
     return result;
 }

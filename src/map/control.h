@@ -17,6 +17,8 @@
  * | failed            | whoever saw a sync fail                    | none, only ever set       |
  * | header_durable    | who made a slot durable: its sequence      | CHECKPOINT                |
  * | sync_began, ended | who syncs the journal, before and after    | SYNC                      |
+ * | file_mark         | the holder of CHECKPOINT, for as long      | CHECKPOINT                |
+ * | suspect           | who finds file_mark set by a dead holder   | CHECKPOINT, atomic maximum|
  * | writer_wanted ... | waiters set it, the releaser clears it     | none                      |
  * | slot[i]           | the holder of SLOT + i; who clears a dead  | SLOT + i                  |
  *
@@ -69,6 +71,8 @@ struct km__control {
     KM__WORD uint64_t header_durable;
     KM__WORD uint64_t sync_began;
     _Atomic uint64_t sync_ended;
+    _Atomic uint64_t suspect;
+    _Atomic uint32_t file_mark;
     _Alignas(KM__PAGE) struct km__slot slot[KM__SLOTS];
 };
 static_assert(sizeof(struct km__control) == KM__CONTROL_SIZE, "control fills its region");

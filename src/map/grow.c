@@ -80,7 +80,7 @@ static int grow_ring(km_map *map, struct km__slots *slots, uint64_t length) {
 int km__grow_journal(km_map *map, uint64_t length, uint64_t deadline) {
     int result = wait_unwrapped(map, deadline);
     if (result == 0)
-        result = km__lock_wait(map, KM__CHECKPOINT, OS_LOCK_WRITE, deadline);
+        result = km__checkpoint_lock(map, deadline);
     if (result != 0)
         return result;
     struct km__slots slots;
@@ -92,7 +92,7 @@ int km__grow_journal(km_map *map, uint64_t length, uint64_t deadline) {
     }
     if (result == 0 && map->header.journal_size < length)
         result = grow_ring(map, &slots, length);
-    km__unlock(map, KM__CHECKPOINT);
+    km__checkpoint_unlock(map);
     return result;
 }
 

@@ -24,9 +24,13 @@
  *  J8 [model: durability] A failed sync poisons the map for every process. The page cache goes on showing bytes that the disk
  *     may never get, and the next sync reports success: nothing that was not durable before can be promised again until all
  *     have closed and the next to open has written it anew.
- *  J9 [model: durability] `sync_began` and `sync_ended` stand around every sync of the journal. Who takes SYNC and finds
- *     them different (its last holder died in between, perhaps after the failure and before the poison) writes the frames after
- *     `durable` again from checked copies before it syncs; so does who adopts a frame. A failure is told to one only.
+ *  J9 [model: durability] The kernel tells a failed write of the journal to one sync of each descriptor that was open then, be it
+ *     a sync of the journal or of a header slot, and not to a descriptor opened after somebody was told. If the one that was
+ *     told dies before it sets the poison, the next sync reports success for bytes that the disk never got. So marks stand
+ *     around every sync: `sync_began` and `sync_ended` under SYNC, `file_mark` under CHECKPOINT. Who takes the lock and
+ *     finds the mark of a dead holder, and who attaches while a mark stands, suspects all frames up to appended + 1 (one may be
+ *     written and not published yet). Who then holds SYNC writes the suspected frames that are not durable again, from
+ *     checked copies, before it syncs; so does who adopts a frame.
  * J10 A frame up to `appended` that is not good is damage if it was durable, and a failed sync if not (the kernel may drop
  *     pages that it could not write); never the end of the journal.
  */
@@ -272,9 +276,9 @@ struct stretch {
     uint64_t last;  /* generation of the last */
 };
 
-/* Find where the frames after `durable` stand. 1: none could be found from here. */
-static int find_stretch(km_map *map, bool own, struct stretch *stretch) {
-    const uint64_t durable = km__load(&map->control->durable), appended = km__load(&map->control->appended);
+/* Find where the frames of (durable, appended] stand. 1: none could be found from here. */
+static int find_stretch(km_map *map, bool own, uint64_t appended, struct stretch *stretch) {
+    const uint64_t durable = km__load(&map->control->durable);
     struct km__cursor cursor;
     struct km__frame_limits limits;
     const int result = walk_start(map, own, &cursor, &limits);
@@ -301,15 +305,32 @@ static int find_stretch(km_map *map, bool own, struct stretch *stretch) {
     return found ? 0 : 1;
 }
 
-/* J9, under SYNC: write the frames after `durable` again. */
-static int rewrite_undurable(km_map *map) {
+void km__be_careful(km_map *map) {
+    struct km__control *control = map->control;
+    if (!sync_quiet(map) || atomic_load(&control->file_mark) != 0)
+        map->careful = km__load(&control->appended) + 1;
+}
+
+/* J9, under SYNC: write the suspected frames of (durable, appended] again. */
+static int rewrite_suspects(km_map *map, uint64_t appended) {
+    struct km__control *control = map->control;
+    const uint64_t durable = km__load(&control->durable);
+    uint64_t last = km__load(&control->suspect);
+    last = map->careful > last ? map->careful : last;
+    last = sync_quiet(map) ? last : appended;
+    last = last < appended ? last : appended;
+    if (last <= durable)
+        return 0;
     struct km__slots slots;
-    int result = km__slots_load(map, &slots);
+    int result = km__geometry_refresh(map);
+    if (result == 0)
+        result = km__slots_load(map, &slots);
+    if (result != 0)
+        return result;
     struct km__cursor cursor = km__header_cursor(&slots.slot[slots.chosen]);
-    const uint64_t durable = km__load(&map->control->durable), appended = km__load(&map->control->appended);
     while (result == 0 && cursor.generation < durable)
         result = km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, &cursor);
-    while (result == 0 && cursor.generation < appended)
+    while (result == 0 && cursor.generation < last)
         result = km__frame_rewrite(map, &cursor);
     return result == 1 ? km__frame_lost(map, cursor.generation + 1) : result;
 }
@@ -317,18 +338,15 @@ static int rewrite_undurable(km_map *map) {
 /* J4, under SYNC. */
 static int sync_stretch(km_map *map, uint64_t *last) {
     struct stretch stretch = {0};
-    int result = 1;
-    if (!sync_quiet(map)) {
-        result = km__geometry_refresh(map);
-        result = result == 0 ? rewrite_undurable(map) : result;
-        if (result != 0)
-            return result;
-        result = 1;
-    }
+    const uint64_t appended = km__load(&map->control->appended);
+    int result = rewrite_suspects(map, appended);
+    if (result != 0)
+        return result;
+    result = 1;
     for (unsigned tries = 0; tries < WALK_TRIES && result == 1; tries++) {
         result = km__geometry_refresh(map);
         if (result == 0)
-            result = find_stretch(map, tries == 0, &stretch);
+            result = find_stretch(map, tries == 0, appended, &stretch);
     }
     if (result == 1)
         return km__error(KM_EJOURNAL, "%s: the frames after commit %" PRIu64 " cannot be found: close the map in every process and "

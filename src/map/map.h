@@ -76,11 +76,13 @@ struct km_map {
     struct km__page_list dirty; /* pages that this transaction may have stored to */
     struct km__range_list declared;
     struct km__frame_builder builder;
+    uint64_t careful;          /* frames up to here may have been told lost to somebody who died: see J9 */
     uint64_t checkpoint_retry; /* bytes of the journal in use from which a checkpoint is tried again */
 
     /* Handles without write permission. */
     bool reader_locked;
     uint64_t reader_generation; /* READER + this is locked */
+    uint64_t reader_floor;      /* a generation at or below the view's that was durable */
     bool session_live;          /* as of the last begin */
     uint64_t session_epoch;
 };
@@ -172,6 +174,7 @@ int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length,
 int km__journal_adopt(km_map *map);
 /** Write the frame after the cursor again, the same bytes from a checked copy, and move behind it. 1: no good frame. */
 int km__frame_rewrite(km_map *map, struct km__cursor *cursor);
+void km__be_careful(km_map *map); /* after attaching to a session: see J9 */
 int km__sync_to(km_map *map, uint64_t generation, uint64_t deadline);
 int km__sync_failed(km_map *map, int result);
 int km__frame_lost(km_map *map, uint64_t generation); /* a frame that should be there is not good */
@@ -180,6 +183,8 @@ int km__failed_error(const km_map *map);
 
 /* ---- checkpoint.c ---- */
 int km__checkpoint(km_map *map, uint64_t deadline, bool closing);
+int km__checkpoint_lock(km_map *map, uint64_t deadline); /* CHECKPOINT, for changing home or a slot: see J9 */
+void km__checkpoint_unlock(km_map *map);
 int km__mark_unclean(km_map *map, uint64_t deadline);
 
 /* ---- grow.c ---- */

@@ -59,19 +59,20 @@ static int check_end(km_map *map, const struct km__header *header, const struct 
     known = found > known ? found : known;
     if (known <= end->generation)
         return 0;
-    return km__error(KM_EJOURNAL, "%s: the frame of commit %" PRIu64 " is damaged, and commit %" PRIu64 " was durable: restore the "
-                                  "map from a copy", map->path, end->generation + 1, known);
+    return km__error(KM_EJOURNAL, "%s: commit %" PRIu64 " was durable, but the frame of commit %" PRIu64 " is damaged: restore the "
+                                  "map from a copy", map->path, known, end->generation + 1);
 }
 
 /* O2: the same bytes again, so that a sync means something. */
 static int write_again(km_map *map, struct km__slots *slots, const struct km__cursor *end) {
     const int other = 1 - slots->chosen;
     int result = 0;
-    if (slots->result[other] == 0) { /* one after the other, so that never both are being written */
+    if (slots->result[other] == 0 && slots->slot[other].generation == slots->slot[slots->chosen].generation) {
+        /* one after the other, so that never both are being written */
         result = km__slots_write_again(map, slots, slots->chosen);
         if (result == 0)
             result = km__slots_write_again(map, slots, other);
-    } else {
+    } else { /* damaged, or older: `checkpointed` is published only with both slots there (C8) */
         const struct km__header same = slots->slot[slots->chosen];
         result = km__slots_store(map, slots, &same);
     }
@@ -92,8 +93,8 @@ static void control_clear(struct km__control *control) {
     atomic_store(&control->epoch, 0); /* O4 */
     _Atomic uint64_t *words[] = {&control->appended,     &control->durable,        &control->visible,    &control->target,
                                  &control->checkpointed, &control->geometry,       &control->sync_began, &control->sync_ended,
-                                 &control->header_durable};
-    _Atomic uint32_t *marks[] = {&control->slot_limit, &control->failed, &control->clean, &control->writer_wanted,
+                                 &control->header_durable, &control->suspect};
+    _Atomic uint32_t *marks[] = {&control->file_mark, &control->slot_limit, &control->failed, &control->clean, &control->writer_wanted,
                                  &control->sync_wanted};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         atomic_store_explicit(words[i], 0, memory_order_relaxed);
@@ -207,6 +208,8 @@ static int attach_for_writing(km_map *map, struct km__slots *slots) {
     }
     if (result == 0)
         result = km__slot_take(map);
+    if (result == 0 && held != 0)
+        km__be_careful(map);
     if (result == 0 && held == 0) {
         uint64_t epoch = 0;
         while (result == 0 && epoch == 0)
@@ -228,7 +231,7 @@ static int attach_locked(km_map *map, const struct km_options *options) {
         return result;
     if (result == 0)
         return PATH_CHANGED; /* O7 */
-    struct km__slots slots;
+    struct km__slots slots = {.chosen = 0};
     result = load_header(map, &slots);
     const struct km__header *header = &slots.slot[slots.chosen];
     if (result == 0)
@@ -396,7 +399,7 @@ static int close_last(km_map *map, uint64_t deadline) {
     if (result != 0 || km__load(&map->control->checkpointed) != km__load(&map->control->appended))
         return result;
     struct km__slots slots;
-    result = km__lock_wait(map, KM__CHECKPOINT, OS_LOCK_WRITE, deadline);
+    result = km__checkpoint_lock(map, deadline);
     if (result != 0)
         return result;
     result = km__slots_load(map, &slots);
@@ -405,7 +408,7 @@ static int close_last(km_map *map, uint64_t deadline) {
         header.flags |= KM__HEADER_CLEAN;
         result = km__slots_store_both(map, &slots, &header);
     }
-    km__unlock(map, KM__CHECKPOINT);
+    km__checkpoint_unlock(map);
     return result;
 }
 

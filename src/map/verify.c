@@ -80,7 +80,7 @@ static uint64_t expected_end(struct verify *verify, uint64_t end) {
     uint64_t expected = newest(verify)->target;
     if (!map->read_only || map->session_live) {
         const uint64_t durable = km__load(&map->control->durable);
-        expected = durable > expected ? durable : expected;
+        return durable > expected ? durable : expected;
     }
     const uint64_t found = km__frame_search_durable(map->journal_region.address, map->header.journal_size,
                                                     map->header.uuid, end);
@@ -102,26 +102,37 @@ static int note_pages(struct verify *verify) {
     return 0;
 }
 
+/* Walk on from the cursor as far as frames are good. */
+static int walk_frames(struct verify *verify, struct km__cursor *cursor) {
+    km_map *map = verify->map;
+    int result = km__geometry_refresh(map);
+    while (result == 0) {
+        result = km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
+        if (result == 0) {
+            verify->report->frames++;
+            result = note_pages(verify);
+        }
+    }
+    return result < 0 ? km__error_prefix(result, "%s: frame of commit %" PRIu64, map->path, cursor->generation + 1) : 0;
+}
+
 static int verify_frames(struct verify *verify) {
     km_map *map = verify->map;
     struct km__cursor cursor = km__header_cursor(newest(verify));
-    int result;
-    while ((result = km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits,
-                                    &cursor)) == 0) {
-        verify->report->frames++;
-        result = note_pages(verify);
-        if (result != 0)
-            return result;
-    }
-    if (result < 0)
-        return km__error_prefix(result, "%s: frame of commit %" PRIu64, map->path, cursor.generation + 1);
-    verify->report->generation = cursor.generation;
+    int result = walk_frames(verify, &cursor);
     const uint64_t expected = expected_end(verify, cursor.generation);
+    /* Others commit meanwhile: only a frame that is missing in a walk begun after it was known is damaged. */
+    if (result == 0 && expected > cursor.generation)
+        result = walk_frames(verify, &cursor);
+    if (result != 0)
+        return result;
+    verify->report->generation = cursor.generation;
+    verify->report->pages = km__pages_of(cursor.data_size);
     if (expected <= cursor.generation)
         return 0;
     char message[160];
-    snprintf(message, sizeof message, "the frame of commit %" PRIu64 " is damaged, and commit %" PRIu64 " was durable",
-             cursor.generation + 1, expected);
+    snprintf(message, sizeof message, "commit %" PRIu64 " was durable, but the frame of commit %" PRIu64 " is damaged", expected,
+             cursor.generation + 1);
     verify->report->frames_damaged++;
     const struct km_finding finding = {.error = KM_EJOURNAL,
                                        .offset = map->header.journal_offset + cursor.position,
@@ -264,14 +275,13 @@ int km_verify(km_map *map, struct km_report *report, km_progress *progress, void
     if (result == 0)
         result = lock_chunk(&verify);
     if (result == 0) {
-        report->pages = km__pages_of(newest(&verify)->data_size);
-        verify.total = report->pages * KM__PAGE;
+        verify.total = km__pages_of(newest(&verify)->data_size) * KM__PAGE;
         result = verify_slots(&verify);
         if (result == 0)
             result = verify_frames(&verify);
         km__unlock(map, KM__CHECKPOINT);
     }
-    for (uint64_t next = 0; result == 0 && next < report->pages;) {
+    for (uint64_t next = 0; result == 0 && next * KM__PAGE < verify.total;) {
         verify.deadline = km__deadline(map);
         result = verify_chunk(&verify, &next);
     }

@@ -22,6 +22,9 @@
  *     commit is synced and published first; it would otherwise show what a power cut can still take away. The one exception
  *     is a failed sync, after which reads stand at the last durable commit.
  *  V6 After a refresh each page that it touched must match the stored checksum of the last frame that touched it.
+ *  V7 [model: read_only] A handle without write permission locks READER + a generation that was durable, not the one that it shows:
+ *     a generation that was only visible can come back with other bytes after everybody died, be checkpointed,
+ *     and change home under a lock of the same number.
  *
  * A handle that writes keeps `twin`, a committed image of each patched page, because a patched page cannot be compared with
  * home. The twin is brought forward by the frames' bytes only, never by reading the view: another thread may store into the
@@ -313,9 +316,9 @@ static int refresh_to_end(km_map *map, const struct km__header *header, bool sea
     const uint64_t lost = !search ? 0 : km__frame_search_durable(map->journal_region.address, map->header.journal_size,
                                                                  map->header.uuid, end.generation);
     if (end.generation < header->target || lost > end.generation)
-        return km__error(KM_EJOURNAL, "%s: the frame of commit %llu is damaged, and commit %llu was durable: restore the map "
-                                      "from a copy", map->path, (unsigned long long)end.generation + 1,
-                         (unsigned long long)(lost > header->target ? lost : header->target));
+        return km__error(KM_EJOURNAL, "%s: commit %llu was durable, but the frame of commit %llu is damaged: restore the map "
+                                      "from a copy", map->path, (unsigned long long)(lost > header->target ? lost : header->target),
+                         (unsigned long long)end.generation + 1);
     return km__refresh_to(map, end.generation);
 }
 
@@ -335,8 +338,8 @@ static int read_only_try(km_map *map) {
     if (failed && map->cursor.generation > km__load(&map->control->durable))
         map->stale = true; /* the exception of V5 */
     const uint64_t at_least = slots.slot[slots.chosen].generation;
-    const uint64_t view = map->stale ? 0 : map->cursor.generation;
-    result = reader_move(map, view > at_least ? view : at_least);
+    const uint64_t floor = map->stale ? 0 : map->reader_floor; /* V7 */
+    result = reader_move(map, floor > at_least ? floor : at_least);
     if (result != 0)
         return result == KM_EBUSY ? 1 : result;
     result = km__slots_load(map, &slots);
@@ -364,8 +367,10 @@ static int read_only_try(km_map *map) {
         map->stale = true;
         return 1;
     }
-    if (result == 0)
-        result = reader_move(map, map->cursor.generation);
+    const uint64_t durable = before.live ? km__load(&map->control->durable) : header->target;
+    map->reader_floor = map->cursor.generation < durable ? map->cursor.generation : durable;
+    if (result == 0 && map->reader_floor > map->reader_generation)
+        result = reader_move(map, map->reader_floor);
     return result == KM_EBUSY ? 1 : result;
 }
 

@@ -244,6 +244,7 @@ static void ranges_and_image_make_exactly_the_page_after(void **state) {
         unsigned char before[KM__PAGE], after[KM__PAGE], image[KM__PAGE];
         make_pages(&chance, before, after);
         const uint32_t length = chance_percent(&chance, 50) ? KM__PAGE : 1 + (uint32_t)chance_below(&chance, KM__PAGE);
+        memset(before + length, 0, KM__PAGE - length); /* what lies behind the data is zero */
         km__frame_start(&builder);
         const int added = km__frame_add_page(&builder, 7, before, after, length, round % 7 == 0, image);
         assert_int_equal(added, memcmp(before, after, length) != 0);
@@ -262,6 +263,7 @@ static void only_the_named_spans_are_recorded(void **state) {
         unsigned char before[KM__PAGE], after[KM__PAGE], image[KM__PAGE], expected[KM__PAGE];
         make_pages(&chance, before, after);
         const uint32_t length = chance_percent(&chance, 50) ? KM__PAGE : 1 + (uint32_t)chance_below(&chance, KM__PAGE);
+        memset(before + length, 0, KM__PAGE - length); /* what lies behind the data is zero */
         memcpy(expected, before, KM__PAGE);
         struct km__span spans[64];
         size_t count = 0;
