@@ -64,11 +64,8 @@ int km__begin_read(km_map *map) {
 
 int km__begin_write(km_map *map, uint64_t deadline) {
     struct km__control *control = map->control;
-    int result = km__still_there(map);
-    if (result == 0 && km__failed(map))
-        result = km__failed_error(map);
-    if (result == 0)
-        result = km__compare_start(map);
+    /* Whether the file is still there is asked by the commit; the lock itself notices a descriptor that is not ours. */
+    int result = km__failed(map) ? km__failed_error(map) : km__compare_start(map);
     if (result == 0)
         result = km__lock_wait(map, KM__WRITER, OS_LOCK_WRITE, deadline);
     if (result != 0)
