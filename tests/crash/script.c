@@ -4,6 +4,8 @@
  */
 #include "script.h"
 
+#include "format/checksum.h"
+
 void script_broken(struct script *script, const char *format, ...) {
     char what[500];
     va_list arguments;
@@ -262,7 +264,7 @@ static bool operate(struct script *script) {
 }
 
 void script_prepare(struct script *script, uint64_t seed) {
-    static const uint32_t kinds[] = {0, 0, KM_FULL_PAGES, 0};
+    const uint32_t kinds[] = {0, 0, KM_FULL_PAGES, km__zlib_available() ? KM_COMPRESS : 0};
     static const unsigned char nothing[FIRST_SIZE];
     memset(script, 0, sizeof *script);
     script->seed = seed;
