@@ -7,14 +7,7 @@
  * and the world: Death of single processes, Disk (write-back that fails, pages that are thrown out of the page cache),
  * Power (a cut at every state), Crash (all processes at once, with or without the power).
  *
- * The disk. Every item (a cell of home, a frame, a header slot) has what the page cache shows, what the disk holds, and a
- * dirty bit. A sync moves the dirty ones. A write-back that fails leaves the disk old or torn and the item *clean*: a later
- * sync succeeds and moves nothing. Every descriptor that was open is told once, by its next sync; a descriptor opened
- * later is told only if nobody was told before (Linux, errseq_t). A clean item that differs may be thrown out of the cache
- * at any time; then the cache shows what the disk holds.
- *
- * Frames form a tree: each knows its parent (that is the chain), so that commits made after a power cut are not mistaken
- * for those that the cut took away.
+ * The disk is disk.pml.
  *
  * Promises (assertions):
  *   CRASH     after the death of processes the newest complete frame is recovered, also if it was never synced
@@ -84,75 +77,19 @@
 #else
 #define CHECKPOINTER_STEPS
 #endif
+/* The marks matter only where a write-back can fail: without that they are left out, to keep the runs small. */
+#if FAILURES > 0
+#define MARK(mark, value) mark = value;
+#else
+#define MARK(mark, value)
+#endif
 #define MAX(a, b) ((a) > (b) -> (a) : (b))
 
-/* ---- commits (ghost, but for the frame's own fields generation, parent and durable) ---- */
-#define CELLS 3 /* cells 0 and 1 stand on page 0, cell 2 on page 1; a value is the number of the commit that set it */
-byte commits;
-byte parent[K + 1];
-byte generation[K + 1];
-byte known_durable[K + 1];
-byte state[(K + 1) * CELLS];
-#define S(k, c) state[(k) * CELLS + (c)]
-byte acknowledged; /* newest commit that a durable km_commit() returned for */
-byte published;    /* newest generation that any process could see */
-
-/* ---- page cache and disk ---- */
-#define ITEMS (CELLS + RS + 2)
-#define FRAME(g) (CELLS + (g) % RS)
-#define SLOT(i) (CELLS + RS + (i))
-#define TORN 0 /* a slot that is no header; for a frame: no frame */
-/* A slot's value is an index into what was ever written to a slot; 0 is torn. */
-#ifndef SLOTS
-#define SLOTS 24
-#endif
-byte slot_sequence = 2; /* of the newest slot ever written: sequence and index are the same number */
-byte slot_at[SLOTS], slot_to[SLOTS]; /* commit that home is at, generation that it is brought to */
-byte slot_sq[SLOTS];
-byte cache[ITEMS], disk[ITEMS];
-short dirty;
-#define BIT(i) (1 << (i))
-#define JOURNAL (((1 << RS) - 1) << CELLS)
-#define EVERYTHING ((1 << ITEMS) - 1)
-
-byte told;   /* descriptors that have an error to report, a bit each */
-bool untold; /* an error that nobody has been told */
-#define CHECKPOINTER 0
-#define ATTACHER 3
-#define OPEN(h) told = (untold -> told | BIT(h) : told & (255 - BIT(h)))
-
-/* What the disk holds after a write that is overwritten before a sync: the old bytes, or those overwritten. */
-inline put(item, value) {
-    if
-    :: dirty & BIT(item) -> if :: disk[item] = cache[item] :: skip fi
-    :: else
-    fi;
-    cache[item] = value;
-    dirty = dirty | BIT(item)
-}
-
-byte x; /* scratch of one step */
-
-/* `failed` becomes 1 if this descriptor has an error to report. */
-inline sync(h, items) {
-    d_step {
-        if
-        :: told & BIT(h) -> told = told & (255 - BIT(h)); untold = 0; failed = 1
-        :: else ->
-            failed = 0; x = 0;
-            do
-            :: x < ITEMS -> if :: dirty & BIT(x) & (items) -> disk[x] = cache[x]; dirty = dirty & (65535 - BIT(x)) :: else fi; x++
-            :: else -> break
-            od;
-            x = 0
-        fi
-    }
-}
+#include "disk.pml"
 
 /* ---- control ---- */
 byte appended, durable, visible, checkpointed;
 byte head; /* commit of frame `appended`: what a walk finds */
-byte header_durable = 2; /* newest sequence known to be durable */
 bool poison;
 bool journal_mark, file_mark; /* somebody is in a sync of the journal, of the file, or died there */
 byte suspect; /* frames up to here may be lost though a sync succeeds: they are written again before */
@@ -161,120 +98,12 @@ byte writer_lock, checkpoint_lock, sync_lock; /* who holds it, 9: nobody */
 bool up = 1; /* the session lives; while it is not, the Attacher works */
 bool dies[4];
 
-#define NEWER_SLOT (cache[SLOT(0)] != TORN && (cache[SLOT(1)] == TORN || slot_sq[cache[SLOT(0)]] > slot_sq[cache[SLOT(1)]]) -> 0 : 1)
-#define NEWEST cache[SLOT(NEWER_SLOT)]
-
-c_decl {
-\#define KM_NONE (-1)   /* no valid slot */
-\#define KM_DAMAGE (-2) /* damage is reported */
-};
-c_code {
-/* What recovery makes of a disk: the number of the commit that it finds, or an error. `mixed`: it is not that commit. */
-static int recover(const unsigned char *items, int *mixed)
-{
-    const unsigned char *ring = items + CELLS, a = items[CELLS + RS], b = items[CELLS + RS + 1];
-    *mixed = 0;
-    if (a == 0 && b == 0)
-        return KM_NONE;
-    const int slot = a == 0 ? b : b == 0 ? a : now.slot_sq[a] > now.slot_sq[b] ? a : b;
-    const int at = now.slot_at[slot];
-    int n = at;
-    for (;;) {
-        const int next = ring[(now.generation[n] + 1) % RS];
-        if (next == 0 || now.parent[next] != n)
-            break;
-        n = next;
-    }
-\#ifndef NO_MARK
-    if (now.generation[n] < now.slot_to[slot])
-        return KM_DAMAGE;
-\#endif
-    for (int i = 0; i < RS; i++)
-        if (ring[i] != 0 && now.known_durable[ring[i]] > now.generation[n])
-            return KM_DAMAGE;
-    for (int c = 0; c < CELLS; c++) {
-        const int writer = now.state[n * CELLS + c];
-        const int in_frames = now.generation[writer] > now.generation[at];
-        if (!in_frames && items[c] != writer)
-            *mixed = 1;
-    }
-    return n;
-}
-
-/* Is commit `old` the commit `n`, or one that it builds on? */
-static int contains(int n, int old)
-{
-    while (now.generation[n] > now.generation[old])
-        n = now.parent[n];
-    return n == old;
-}
-
-static int keeps_promise(const unsigned char *items)
-{
-    int mixed;
-    const int n = recover(items, &mixed);
-    return n >= 0 && !mixed && contains(n, now.acknowledged);
-}
-
-/* The disk after a power cut is one of the many that `items` stands for, from item i on. */
-static int any_disk_keeps_promise(unsigned char *items, int i)
-{
-    if (i == ITEMS) {
-        int mixed;
-        const int both = items[CELLS + RS] != 0 && items[CELLS + RS + 1] != 0 && now.dirty >> (CELLS + RS) == 0;
-        if (!keeps_promise(items))
-            return 0;
-        for (int f = CELLS; f < CELLS + RS; f++) { /* ROT of a frame */
-            const unsigned char kept = items[f];
-            items[f] = 0;
-            const int n = recover(items, &mixed);
-            items[f] = kept;
-            if (n != KM_DAMAGE && mixed)
-                return 0;
-        }
-        for (int s = CELLS + RS; s < ITEMS && both; s++) { /* ROT of a slot */
-            const unsigned char kept = items[s];
-            items[s] = 0;
-            const int kept_promise = keeps_promise(items) || now.trouble; /* a slot may be lost already */
-            items[s] = kept;
-            if (!kept_promise)
-                return 0;
-        }
-        return 1;
-    }
-    items[i] = now.disk[i];
-    if (!any_disk_keeps_promise(items, i + 1))
-        return 0;
-    if (now.dirty >> i & 1) {
-        if (now.cache[i] != now.disk[i]) {
-            items[i] = now.cache[i];
-            if (!any_disk_keeps_promise(items, i + 1))
-                return 0;
-        }
-        if (i >= CELLS && (now.cache[i] != now.disk[i])) {
-            items[i] = 0; /* torn */
-            if (!any_disk_keeps_promise(items, i + 1))
-                return 0;
-        }
-    }
-    return 1;
-}
-
-static int power_may_fail_here(void)
-{
-    unsigned char items[ITEMS];
-    return any_disk_keeps_promise(items, 0);
-}
-};
-bool trouble; /* a write-back has failed */
-bool bad;
-
 /* ---- the sync of the journal, by whoever needs it ---- */
 
 /* With SYNC held. `done` becomes 1 if frames up to generation n are durable and published. */
 inline sync_journal(h) {
     n = appended; /* read once: what is written again and what is published must be the same frames */
-#ifndef NO_SYNC_MARK
+#if FAILURES > 0 && !defined(NO_SYNC_MARK)
     /* Whoever was in here last died, perhaps after it was told of an error. A frame that a writer has in hand just now
      * may be concerned as well. */
     if :: journal_mark -> suspect = appended + 1 :: else fi;
@@ -295,7 +124,7 @@ inline sync_journal(h) {
     :: else
     fi;
 #endif
-    journal_mark = 1;
+    MARK(journal_mark, 1)
     done = 0;
     if
     :: poison -> failed = 1
@@ -320,18 +149,24 @@ inline sync_journal(h) {
         visible = MAX(visible, n);
         atomic { durable = MAX(durable, n); done = 1 }
 #endif
+#if FAILURES > 0
         atomic { if :: suspect <= durable -> suspect = 0 :: else fi; if :: careful <= durable -> careful = 0 :: else fi }
+#endif
     fi;
-    journal_mark = 0;
+    MARK(journal_mark, 0)
     n = 0
 }
 
 /* Another handle comes in a dead one's place: it opens a descriptor of its own, then looks whether anybody is in a sync. */
+#if FAILURES == 0
+#define OPEN_ANEW(h)
+#else
 #define OPEN_ANEW(h) \
     if \
     :: reborn -> OPEN(h); careful = (journal_mark || file_mark || suspect -> MAX(suspect, appended + 1) : 0); reborn = 0 \
     :: else \
     fi;
+#endif
 
 /* ---- writers ---- */
 
@@ -359,7 +194,7 @@ proctype Writer(byte h) {
         /* Another handle in a dead one's place starts to walk from the newest slot. */
         if
         :: walks -> atomic {
-            base = generation[slot_at[NEWEST]]; walks = 0;
+            base = generation[header_at[NEWEST]]; walks = 0;
             i = base + 1;
             do
             :: i <= appended -> if :: cache[FRAME(i)] == TORN || generation[cache[FRAME(i)]] != i -> poison = 1 :: else fi; i++
@@ -399,7 +234,7 @@ proctype Writer(byte h) {
         :: atomic { !poison && commits < K && durable == appended && sync_lock == FREE -> sync_lock = h }
 #endif
             /* The fast path: one durable write. */
-            journal_mark = 1;
+            MARK(journal_mark, 1)
             atomic { put(FRAME(appended + 1), TORN) }
             atomic { new_commit(head); me = commits; put(FRAME(appended + 1), commits) }
             sync(h, BIT(FRAME(appended + 1)));
@@ -415,7 +250,7 @@ proctype Writer(byte h) {
                 durable = MAX(durable, mine);
                 acknowledged = MAX(acknowledged, me)
             fi;
-            journal_mark = 0;
+            MARK(journal_mark, 0)
 #ifndef FAST_NO_SYNC_LOCK
             sync_lock = FREE;
 #endif
@@ -441,29 +276,12 @@ proctype Writer(byte h) {
             atomic { dies[h] ->
                 if :: writer_lock == h -> writer_lock = FREE :: else fi;
                 if :: sync_lock == h -> sync_lock = FREE :: else fi;
-                forget_writer(); base = 0; reborn = 1; walks = 1; careful = 0; dies[h] = 0 }
+                forget_writer(); base = 0; reborn = (FAILURES > 0); walks = 1; careful = 0; dies[h] = 0 }
         }
     od
 }
 
 /* ---- the checkpointer ---- */
-
-/* Write a slot: always the older one, with the next sequence. */
-inline write_slot(commit, target) {
-    atomic {
-        slot_sequence++;
-        assert(slot_sequence < SLOTS);
-        slot_sq[slot_sequence] = slot_sq[NEWEST] + 1;
-        slot_at[slot_sequence] = commit; slot_to[slot_sequence] = target;
-#ifdef ANY_SLOT
-        if :: i = NEWER_SLOT :: i = 1 - NEWER_SLOT fi;
-#else
-        i = 1 - NEWER_SLOT;
-#endif
-        put(SLOT(i), slot_sequence);
-        i = 0
-    }
-}
 
 inline write_cell(c) {
 #ifdef SKIP_EQUAL
@@ -481,22 +299,22 @@ inline forget_checkpointer() { G = 0; i = 0; to = 0; n = 0; done = 0; failed = 0
 #else
 #define BRING_OTHER_SLOT(h, or_else) \
     if \
-    :: slot_at[cache[SLOT(0)]] != slot_at[cache[SLOT(1)]] || cache[SLOT(0)] == TORN || cache[SLOT(1)] == TORN -> \
-        write_slot(slot_at[NEWEST], slot_to[NEWEST]); \
-        file_mark = 1; \
+    :: header_at[cache[SLOT(0)]] != header_at[cache[SLOT(1)]] || cache[SLOT(0)] == TORN || cache[SLOT(1)] == TORN -> \
+        write_slot(header_at[NEWEST], header_to[NEWEST], 0); \
+        MARK(file_mark, 1) \
         sync(h, EVERYTHING); \
-        if :: failed -> STORE_POISON; file_mark = 0; or_else :: else fi; \
-        file_mark = 0; \
-        header_durable = slot_sq[NEWEST] \
+        if :: failed -> STORE_POISON; MARK(file_mark, 0) or_else :: else fi; \
+        MARK(file_mark, 0) \
+        header_durable = NEWEST \
     :: else \
     fi;
 #endif
 
 #define SYNC_FILE \
-    file_mark = 1; \
+    MARK(file_mark, 1) \
     sync(CHECKPOINTER, EVERYTHING); \
-    if :: failed -> STORE_POISON; file_mark = 0; goto give_up :: else fi; \
-    file_mark = 0;
+    if :: failed -> STORE_POISON; MARK(file_mark, 0) goto give_up :: else fi; \
+    MARK(file_mark, 0)
 #ifdef NO_POISON
 #define STORE_POISON skip
 #else
@@ -509,29 +327,29 @@ proctype Checkpointer() {
     do
     :: { CHECKPOINTER_STEPS {
         OPEN_ANEW(CHECKPOINTER)
-        atomic { up && checkpoint_lock == FREE && !poison && (appended > checkpointed || generation[slot_at[NEWEST]] > checkpointed) ->
+        atomic { up && checkpoint_lock == FREE && !poison && (appended > checkpointed || generation[header_at[NEWEST]] > checkpointed) ->
             checkpoint_lock = CHECKPOINTER }
-#ifndef NO_SYNC_MARK
+#if FAILURES > 0 && !defined(NO_SYNC_MARK)
         if :: file_mark -> suspect = MAX(suspect, appended + 1); file_mark = 0 :: else fi;
 #endif
         if /* what a dead checkpointer finished is made durable and published */
 #ifdef NO_SLOT_REPAIR
-        :: generation[slot_at[NEWEST]] > checkpointed ->
+        :: generation[header_at[NEWEST]] > checkpointed ->
             SYNC_FILE
 #elif defined(SYNC_ONLY_REPAIR)
-        :: slot_sq[NEWEST] != header_durable ->
+        :: NEWEST != header_durable ->
             SYNC_FILE
-            header_durable = slot_sq[NEWEST]
+            header_durable = NEWEST
 #else
-        :: slot_sq[NEWEST] != header_durable ->
+        :: NEWEST != header_durable ->
             atomic { put(SLOT(NEWER_SLOT), NEWEST) }
             SYNC_FILE
-            header_durable = slot_sq[NEWEST]
+            header_durable = NEWEST
 #endif
         :: else
         fi;
         BRING_OTHER_SLOT(CHECKPOINTER, goto give_up)
-        checkpointed = generation[slot_at[NEWEST]];
+        checkpointed = generation[header_at[NEWEST]];
 #ifdef NO_JOURNAL_SYNC
         G = visible;
 #else
@@ -547,24 +365,24 @@ proctype Checkpointer() {
 #endif
         do :: G > checkpointed + 1 -> G-- :: break od; /* pins lower it */
         if
-        :: G <= checkpointed || G < slot_to[NEWEST]
-        :: G > checkpointed && G >= slot_to[NEWEST] ->
+        :: G <= checkpointed || G < header_to[NEWEST]
+        :: G > checkpointed && G >= header_to[NEWEST] ->
             d_step {
                 i = checkpointed + 1;
                 do
                 :: i <= G ->
                     to = cache[FRAME(i)];
-                    assert(to != TORN && generation[to] == i && parent[to] == (i == checkpointed + 1 -> slot_at[NEWEST] : mine)); /* FRAMES */
+                    assert(to != TORN && generation[to] == i && parent[to] == (i == checkpointed + 1 -> header_at[NEWEST] : mine)); /* FRAMES */
                     mine = to;
                     t0 = t0 || S(to, 0) == to || S(to, 1) == to; t1 = t1 || S(to, 2) == to;
                     i++
                 :: else -> i = 0; mine = 0; break
                 od
             }
-            write_slot(slot_at[NEWEST], G);
+            write_slot(header_at[NEWEST], G, 0);
 #ifndef NO_MARK_SYNC
             SYNC_FILE
-            header_durable = slot_sq[NEWEST];
+            header_durable = NEWEST;
 #endif
             do
             :: t0 && !w0 -> write_cell(0); w0 = 1
@@ -575,16 +393,16 @@ proctype Checkpointer() {
 #ifndef NO_HOME_SYNC
             SYNC_FILE
 #endif
-            write_slot(to, G);
+            write_slot(to, G, 0);
 #ifndef NO_SLOT_SYNC
             SYNC_FILE
-            header_durable = slot_sq[NEWEST];
+            header_durable = NEWEST;
 #endif
 #ifndef ONE_SLOT
-            write_slot(to, G);
+            write_slot(to, G, 0);
 #ifndef NO_SLOT_SYNC
             SYNC_FILE
-            header_durable = slot_sq[NEWEST];
+            header_durable = NEWEST;
 #endif
 #endif
             checkpointed = G
@@ -595,7 +413,7 @@ give_up: skip;
             atomic { dies[CHECKPOINTER] ->
                 if :: checkpoint_lock == CHECKPOINTER -> checkpoint_lock = FREE :: else fi;
                 if :: sync_lock == CHECKPOINTER -> sync_lock = FREE :: else fi;
-                forget_checkpointer(); reborn = 1; careful = 0; dies[CHECKPOINTER] = 0 }
+                forget_checkpointer(); reborn = (FAILURES > 0); careful = 0; dies[CHECKPOINTER] = 0 }
         }
     od
 }
@@ -616,36 +434,8 @@ proctype Death() {
 
 proctype Disk() {
     do
-    :: atomic { failures < FAILURES && dirty != 0 -> /* one item, or all, do not reach the disk */
-        failures++; told = 15; untold = 1; trouble = 1;
-        if
-        :: x = 0;
-            do
-            :: x < ITEMS - 1 && !(dirty & BIT(x)) -> x++
-            :: x < ITEMS - 1 && (dirty & BIT(x)) -> if :: x++ :: break fi
-            :: else -> break
-            od;
-            if :: x >= CELLS && (dirty & BIT(x)) && disk[x] != cache[x] -> if :: disk[x] = TORN :: skip fi :: else fi;
-            dirty = dirty & (65535 - BIT(x))
-        :: dirty = 0
-        fi;
-        x = 0 }
-    :: atomic { trouble && x == 0 -> /* a page is thrown out of the cache */
-        do
-        :: x < ITEMS - 1 -> x++
-        :: break
-        od;
-        if
-        :: !(dirty & BIT(x)) && cache[x] != disk[x] -> cache[x] = disk[x]
-        :: else
-        fi;
-        x = 0 }
-    od
-}
-
-proctype Power() {
-    do
-    :: d_step { c_code { if (!power_may_fail_here()) now.bad = 1; }; assert(!bad) } /* POWER, NO ALARM, ROT */
+    :: atomic { failures < FAILURES && dirty != 0 -> failures++; fail_write_back() }
+    :: atomic { trouble && x == 0 -> drop_page() }
     od
 }
 
@@ -664,17 +454,7 @@ proctype Attacher() {
         }
         atomic { !dies[CHECKPOINTER] && !dies[1] && !dies[2] }
         if
-        :: atomic { cuts < CUTS -> cuts++; cut = 1;
-            do
-            :: x < ITEMS ->
-                if
-                :: dirty & BIT(x) -> if :: disk[x] = cache[x] :: skip :: x >= CELLS && disk[x] != cache[x] -> disk[x] = TORN fi
-                :: else
-                fi;
-                cache[x] = disk[x]; x++
-            :: else -> break
-            od;
-            x = 0; dirty = 0; told = 0; untold = 0 }
+        :: atomic { cuts < CUTS -> cuts++; cut = 1; cut_power() }
         :: skip
         fi;
 attach:
@@ -697,7 +477,7 @@ attach:
         }
 #ifndef NO_RECOVERY_WRITE
         atomic { put(SLOT(slot_index), slot) }
-        i = generation[slot_at[slot]] + 1;
+        i = generation[header_at[slot]] + 1;
         do
 #ifdef REREAD
         :: i <= generation[n] -> atomic { put(FRAME(i), cache[FRAME(i)]); i++ }
@@ -714,7 +494,7 @@ attach:
         BRING_OTHER_SLOT(ATTACHER, goto attach)
 #endif
         atomic {
-            checkpointed = generation[slot_at[NEWEST]]; header_durable = slot_sq[NEWEST];
+            checkpointed = generation[header_at[NEWEST]]; header_durable = NEWEST;
             appended = generation[n]; head = n; visible = appended; durable = appended; published = appended;
             poison = 0; journal_mark = 0; file_mark = 0; suspect = 0; writer_lock = FREE; checkpoint_lock = FREE; sync_lock = FREE;
             told = 0; n = 0; slot = 0; slot_index = 0; cut = 0; up = 1;
@@ -726,8 +506,7 @@ attach:
 init {
     atomic {
         writer_lock = FREE; checkpoint_lock = FREE; sync_lock = FREE;
-        slot_sq[1] = 1; slot_sq[2] = 2;
-        cache[SLOT(0)] = 1; cache[SLOT(1)] = 2; disk[SLOT(0)] = 1; disk[SLOT(1)] = 2;
+        start_disk();
         run Writer(1);
 #if WRITERS > 1
         run Writer(2);

@@ -163,6 +163,11 @@ begin:
     od
 }
 
+#ifdef PROBE
+#define HOLD skip
+#else
+#define HOLD locked_below = G
+#endif
 #define NO_READERS_BELOW(f) (readers[0] == 0 && (f < 2 || readers[1] == 0) && (f < 3 || readers[2] == 0) && (f < 4 || readers[3] == 0))
 
 proctype Writer() {
@@ -213,7 +218,7 @@ proctype Checkpointer() {
         :: G > checkpointed && G >= header_to ->
 #ifndef CHECKPOINT_NO_LOCK
             if
-            :: atomic { NO_READERS_BELOW(G) -> locked_below = G }
+            :: atomic { NO_READERS_BELOW(G) -> HOLD }
             :: atomic { !NO_READERS_BELOW(G) -> goto give_up }
             fi;
 #endif
