@@ -15,18 +15,18 @@
  *     km_commit(map);
  *     km_close(map);
  *
- * Words. The *data* is one range of bytes seen through one pointer. A *page* is 4096 bytes of data on every system. A
- * *generation* is the number of a commit; 0 is the freshly created map. *Home* is the data as it stands in the file since
- * the last *checkpoint*; the commits after it stand as *frames* in the *journal* at the end of the file.
+ * Words. The *data* is one range of bytes seen through one pointer. A *page* is 4096 bytes of data on every system.
+ * A *generation* is the number of a commit; 0 is the freshly created map. *Home* is the data as it stands in the
+ * file since the last *checkpoint*; the commits after it stand as *frames* in the *journal* at the end of the file.
  *
  * Threads and processes. A handle (`km_map *`) belongs to one thread at a time; two threads that use it at once get
- * KM_EMISUSE. Open one handle a thread: handles of one process are as independent of each other as those of two processes.
- * After fork() a handle is unusable in the child: its functions return KM_EFORKED, its data is not mapped there. Only
- * km_close() may be called on it.
+ * KM_EMISUSE. Open one handle a thread: handles of one process are as independent of each other as those of two
+ * processes. After fork() a handle is unusable in the child: its functions return KM_EFORKED, its data is not
+ * mapped there. Only km_close() may be called on it.
  *
  * Errors. Functions that return int return 0, or one of the negative codes of KM_ERROR_MAP. The thread's
- * km_last_error_detail() then says in a sentence what was wrong and what can be done. The library never prints, aborts or
- * exits.
+ * km_last_error_detail() then says in a sentence what was wrong and what can be done. The library never prints,
+ * aborts or exits.
  */
 #ifndef KEEPMAP_H
 #define KEEPMAP_H
@@ -53,39 +53,39 @@ extern "C" {
 #define KM_PAGE_SIZE 4096u
 
 /**
- * Every error: X(code, number, exit status of the command line, message). The numbers are part of the interface and never
- * change.
+ * Every error: X(code, number, exit status of the command line, message). The numbers are part of the interface and
+ * never change.
  */
-#define KM_ERROR_MAP(X)                                                                                               \
-    X(KM_EINVAL, -1, 2, "an argument does not hold")                                                                  \
-    X(KM_ENOMEM, -2, 7, "not enough memory")                                                                          \
-    X(KM_ENOTFOUND, -3, 3, "there is no such map")                                                                    \
-    X(KM_EEXISTS, -4, 4, "it exists already")                                                                         \
-    X(KM_EBUSY, -5, 4, "others are using it, and waiting for them took too long")                                     \
-    X(KM_EACCESS, -6, 7, "the system does not permit it")                                                             \
-    X(KM_ENOSPACE, -7, 7, "the disk or the quota is full")                                                            \
-    X(KM_EIO, -8, 7, "the disk reported an error")                                                                    \
-    X(KM_ESYSTEM, -9, 7, "the operating system reported an error")                                                    \
-    X(KM_EDIRECTORY, -10, 2, "it is a directory, not a file")                                                         \
-    X(KM_EEMPTY, -11, 5, "the file is empty")                                                                         \
-    X(KM_ENOTMAP, -12, 5, "the file is not a keepmap map")                                                            \
-    X(KM_ETRUNCATED, -13, 5, "the file is shorter than its header says")                                              \
-    X(KM_EHEADER, -14, 5, "both header slots are damaged")                                                            \
-    X(KM_EJOURNAL, -15, 5, "the journal is damaged")                                                                  \
-    X(KM_ECORRUPT, -16, 5, "a page does not match its checksum")                                                      \
-    X(KM_EVERSION, -17, 6, "the map has a format that this library does not know")                                    \
-    X(KM_EFEATURE, -18, 6, "the map uses a feature that this library does not have")                                  \
-    X(KM_ESCHEMA, -19, 6, "the map has another schema than the program asked for")                                    \
-    X(KM_EFILESYSTEM, -20, 7, "the file system is not known to share mappings coherently")                            \
-    X(KM_ESTALE, -21, 7, "the file behind the handle was removed, replaced or cut short")                             \
-    X(KM_EFORKED, -22, 7, "the handle belongs to the parent process")                                                 \
-    X(KM_EMISUSE, -23, 2, "the call does not fit the state of the handle")                                            \
-    X(KM_ESTRAY, -24, 7, "data was changed outside a write transaction")                                              \
-    X(KM_EREADONLY, -25, 7, "the handle or the map is read-only")                                                     \
-    X(KM_EUNSUPPORTED, -26, 7, "this build or this system cannot do it")                                              \
-    X(KM_EHANDLES, -27, 4, "too many handles are attached")                                                           \
-    X(KM_ESIZE, -28, 2, "the size is out of range")                                                                   \
-    X(KM_ESESSION, -29, 4, "the map is in use by another operating system")                                           \
+#define KM_ERROR_MAP(X)                                                                                                \
+    X(KM_EINVAL, -1, 2, "an argument does not hold")                                                                   \
+    X(KM_ENOMEM, -2, 7, "not enough memory")                                                                           \
+    X(KM_ENOTFOUND, -3, 3, "there is no such map")                                                                     \
+    X(KM_EEXISTS, -4, 4, "it exists already")                                                                          \
+    X(KM_EBUSY, -5, 4, "others are using it, and waiting for them took too long")                                      \
+    X(KM_EACCESS, -6, 7, "the system does not permit it")                                                              \
+    X(KM_ENOSPACE, -7, 7, "the disk or the quota is full")                                                             \
+    X(KM_EIO, -8, 7, "the disk reported an error")                                                                     \
+    X(KM_ESYSTEM, -9, 7, "the operating system reported an error")                                                     \
+    X(KM_EDIRECTORY, -10, 2, "it is a directory, not a file")                                                          \
+    X(KM_EEMPTY, -11, 5, "the file is empty")                                                                          \
+    X(KM_ENOTMAP, -12, 5, "the file is not a keepmap map")                                                             \
+    X(KM_ETRUNCATED, -13, 5, "the file is shorter than its header says")                                               \
+    X(KM_EHEADER, -14, 5, "both header slots are damaged")                                                             \
+    X(KM_EJOURNAL, -15, 5, "the journal is damaged")                                                                   \
+    X(KM_ECORRUPT, -16, 5, "a page does not match its checksum")                                                       \
+    X(KM_EVERSION, -17, 6, "the map has a format that this library does not know")                                     \
+    X(KM_EFEATURE, -18, 6, "the map uses a feature that this library does not have")                                   \
+    X(KM_ESCHEMA, -19, 6, "the map has another schema than the program asked for")                                     \
+    X(KM_EFILESYSTEM, -20, 7, "the file system is not known to share mappings coherently")                             \
+    X(KM_ESTALE, -21, 7, "the file behind the handle was removed, replaced or cut short")                              \
+    X(KM_EFORKED, -22, 7, "the handle belongs to the parent process")                                                  \
+    X(KM_EMISUSE, -23, 2, "the call does not fit the state of the handle")                                             \
+    X(KM_ESTRAY, -24, 7, "data was changed outside a write transaction")                                               \
+    X(KM_EREADONLY, -25, 7, "the handle or the map is read-only")                                                      \
+    X(KM_EUNSUPPORTED, -26, 7, "this build or this system cannot do it")                                               \
+    X(KM_EHANDLES, -27, 4, "too many handles are attached")                                                            \
+    X(KM_ESIZE, -28, 2, "the size is out of range")                                                                    \
+    X(KM_ESESSION, -29, 4, "the map is in use by another operating system")                                            \
     X(KM_ECANCELED, -30, 1, "the caller's function asked to stop")
 
 #define KM_ERROR_ENUM(code, number, status, message) code = number,
@@ -119,8 +119,9 @@ enum km_flags {
     KM_LAZY = 1u << 3,
     /** This handle names every range with km_touch() before it stores; stores elsewhere are not committed. */
     KM_DECLARED = 1u << 4,
-    /** Each begin searches for stores made outside a write transaction, refuses with KM_ESTRAY and takes them back. (A page
-     *  that others have changed and checkpointed since cannot be judged any more: stores to it are taken back in silence.) */
+    /** Each begin searches for stores made outside a write transaction, refuses with KM_ESTRAY and takes them back.
+     *  (A page that others have changed and checkpointed since cannot be judged any more: stores to it are taken
+     *  back in silence.) */
     KM_CHECK = 1u << 5,
     /** Creation: frames are compressed with zlib where that makes them shorter. */
     KM_COMPRESS = 1u << 6,
@@ -129,7 +130,8 @@ enum km_flags {
     KM_FULL_PAGES = 1u << 7,
     /** Accept a file system that is not known to share mappings coherently (network, FUSE, ...). The caller vouches. */
     KM_ANY_FILESYSTEM = 1u << 8,
-    /** With KM_CREATE: replace a map that nobody has open; KM_EBUSY if somebody has, KM_ENOTMAP if it is something else. */
+    /** With KM_CREATE: replace a map that nobody has open; KM_EBUSY if somebody has, KM_ENOTMAP if it is something
+     *  else. */
     KM_REPLACE = 1u << 9,
     /** Attach although the file says that a session of another operating system has it open: the caller vouches that
      *  it is gone. Without the flag: KM_ESESSION. */
@@ -158,8 +160,8 @@ struct km_options {
 typedef struct km_map km_map;
 
 /**
- * Attach the map `target` (a path), creating it if KM_CREATE is given. If the last session did not end cleanly, the first
- * to attach recovers it to the newest complete commit before this returns.
+ * Attach the map `target` (a path), creating it if KM_CREATE is given. If the last session did not end cleanly, the
+ * first to attach recovers it to the newest complete commit before this returns.
  *
  * Errors: KM_ENOTFOUND, KM_EEXISTS, KM_EACCESS, KM_EDIRECTORY, KM_EEMPTY, KM_ENOTMAP, KM_ETRUNCATED, KM_EHEADER,
  * KM_EJOURNAL, KM_EVERSION, KM_EFEATURE, KM_ESCHEMA, KM_EFILESYSTEM, KM_EHANDLES, KM_ESESSION, KM_EBUSY, KM_ESIZE,
@@ -168,15 +170,16 @@ typedef struct km_map km_map;
 KM_API int km_open(km_map **map, const char *target, const struct km_options *options);
 
 /**
- * Detach. An open transaction is aborted. The last handle that may write brings home up to the newest commit and marks the
- * map clean, so that everything, lazy commits included, is durable when this returns 0. The handle is gone whatever is
- * returned. `map` may be NULL. Errors: KM_EIO, KM_ENOSPACE, KM_EBUSY (the map is whole, but not marked clean).
+ * Detach. An open transaction is aborted. The last handle that may write brings home up to the newest commit and
+ * marks the map clean, so that everything, lazy commits included, is durable when this returns 0. The handle is
+ * gone whatever is returned, but for KM_EMISUSE (another thread is inside a call on it). `map` may be NULL. Errors:
+ * KM_EIO, KM_ENOSPACE, KM_EBUSY (the map is whole, but not marked clean).
  */
 KM_API int km_close(km_map *map);
 
 /**
- * The data: one pointer that never moves while the handle lives, km_size() bytes long. Between km_begin() and km_commit()
- * or km_abort() it shows one generation. Outside a transaction it must be neither read nor written.
+ * The data: one pointer that never moves while the handle lives, km_size() bytes long. Between km_begin() and
+ * km_commit() or km_abort() it shows one generation. Outside a transaction it must be neither read nor written.
  */
 KM_API void *km_data(km_map *map);
 
@@ -193,20 +196,21 @@ KM_API uint64_t km_generation(km_map *map);
  *
  * A long read transaction holds back the checkpoint, and so, when the journal is full, the writers.
  *
- * Errors: KM_EBUSY (another writer held on longer than timeout_ms), KM_EREADONLY, KM_EMISUSE (already in a transaction, or
- * used by two threads at once), KM_ECORRUPT, KM_ESTRAY, KM_ESTALE, KM_EIO (writing after a failed sync), KM_ENOMEM,
- * KM_EFORKED.
+ * Errors: KM_EBUSY (another writer held on longer than timeout_ms), KM_EREADONLY, KM_EMISUSE (already in a
+ * transaction, or used by two threads at once), KM_ECORRUPT, KM_ESTRAY, KM_ESTALE, KM_EIO (writing after a failed
+ * sync), KM_ENOMEM, KM_EFORKED.
  */
 KM_API int km_begin(km_map *map, enum km_access access);
 
 /**
- * End a transaction. In a write transaction, what was stored becomes one commit, all or nothing; when this returns 0 it is
- * durable and visible to all. With KM_LAZY it is visible but not waited for: it survives any process crash; after a power
- * cut the map stands at this or some earlier commit, never between two. A transaction that changed nothing makes no commit.
+ * End a transaction. In a write transaction, what was stored becomes one commit, all or nothing; when this returns
+ * 0 it is durable and visible to all. With KM_LAZY it is visible but not waited for: it survives any process crash;
+ * after a power cut the map stands at this or some earlier commit, never between two. A transaction that changed
+ * nothing makes no commit.
  *
- * After KM_EBUSY (the journal is full and the oldest reader named in the detail holds on to it), KM_ENOSPACE, KM_ENOMEM and
- * KM_ECORRUPT the transaction is still open and whole: try again, or abort. After KM_EIO it is over: see docs/durability.md.
- * Other errors: KM_EMISUSE, KM_ESTALE, KM_EFORKED.
+ * After KM_EBUSY (the journal is full and the oldest reader named in the detail holds on to it), KM_ENOSPACE,
+ * KM_ENOMEM and KM_ECORRUPT the transaction is still open and whole: try again, or abort. After KM_EIO it is over:
+ * see docs/durability.md. Other errors: KM_EMISUSE, KM_ESTALE, KM_EFORKED.
  */
 KM_API int km_commit(km_map *map);
 
@@ -214,13 +218,15 @@ KM_API int km_commit(km_map *map);
 KM_API int km_abort(km_map *map);
 
 /**
- * Declare that `length` bytes at `offset` are going to be stored to. Required before storing with KM_DECLARED; otherwise
- * needed only for memory that the kernel or a device writes behind the processor's back (O_DIRECT, io_uring, RDMA).
- * Errors: KM_EINVAL (outside the data), KM_EMISUSE (not in a write transaction), KM_ENOMEM, KM_EFORKED.
+ * Declare that `length` bytes at `offset` are going to be stored to. Required before storing with KM_DECLARED;
+ * otherwise needed only for memory that the kernel or a device writes behind the processor's back (O_DIRECT,
+ * io_uring, RDMA). Errors: KM_EINVAL (outside the data), KM_EMISUSE (not in a write transaction), KM_ENOMEM,
+ * KM_EFORKED.
  */
 KM_API int km_touch(km_map *map, uint64_t offset, uint64_t length);
 
-/** Make every commit up to now durable, whoever made it. Errors: KM_EIO, KM_EREADONLY, KM_EBUSY, KM_ESTALE, KM_EFORKED. */
+/** Make every commit up to now durable, whoever made it. Errors: KM_EIO, KM_EREADONLY, KM_EBUSY, KM_ESTALE,
+ *  KM_EFORKED. */
 KM_API int km_sync(km_map *map);
 
 /**
@@ -231,10 +237,11 @@ KM_API int km_sync(km_map *map);
 KM_API int km_checkpoint(km_map *map);
 
 /**
- * Grow the data to `size` bytes, as a commit of its own; the new bytes are zero. Up to max_size it happens whoever is
- * attached; beyond it this handle must be the only one (otherwise KM_EBUSY names the limit), and max_size becomes `size`.
- * Other handles see the new size at their next begin. A size below the present one: KM_ESIZE.
- * Errors: KM_ESIZE, KM_EBUSY, KM_ENOSPACE, KM_EMISUSE (in a transaction), KM_EREADONLY, KM_EIO, KM_ENOMEM, KM_EFORKED.
+ * Grow the data to `size` bytes, as a commit of its own; the new bytes are zero. Up to max_size it happens whoever
+ * is attached; beyond it this handle must be the only one (otherwise KM_EBUSY names the limit), and max_size
+ * becomes `size`. Other handles see the new size at their next begin. A size below the present one: KM_ESIZE.
+ * Errors: KM_ESIZE, KM_EBUSY, KM_ENOSPACE, KM_EMISUSE (in a transaction), KM_EREADONLY, KM_EIO, KM_ENOMEM,
+ * KM_EFORKED.
  */
 KM_API int km_grow(km_map *map, uint64_t size);
 
@@ -242,16 +249,16 @@ KM_API int km_grow(km_map *map, uint64_t size);
 struct km_info {
     size_t struct_size;
     uint32_t format_version;
-    uint32_t mode;                  /**< enum km_mode */
-    uint32_t checksum;              /**< enum km_checksum */
+    uint32_t mode;     /**< enum km_mode */
+    uint32_t checksum; /**< enum km_checksum */
     uint32_t schema_version;
-    char schema[64];                /**< NUL-terminated; empty: none */
+    char schema[64]; /**< NUL-terminated; empty: none */
     uint8_t uuid[16];
-    uint64_t feature_incompatible;  /**< feature masks of the header */
+    uint64_t feature_incompatible; /**< feature masks of the header */
     uint64_t feature_readonly;
     uint64_t feature_compatible;
-    uint64_t created_ns;            /**< nanoseconds since 1970 */
-    uint64_t size;                  /**< bytes of data, newest visible commit */
+    uint64_t created_ns; /**< nanoseconds since 1970 */
+    uint64_t size;       /**< bytes of data, newest visible commit */
     uint64_t max_size;
     uint64_t journal_size;          /**< bytes of the ring now */
     uint64_t journal_used;          /**< bytes of it that frames after the checkpoint take */
@@ -267,13 +274,14 @@ struct km_info {
     uint32_t clean;                 /**< 1: closed cleanly, nobody attached for writing since */
     uint32_t read_only_handles;     /**< 1: at least one handle without write permission is attached */
     uint32_t failed;                /**< 1: a sync failed; commits are refused until all have closed */
-    uint32_t damaged;               /**< 1: a frame that was durable is damaged; `generation` is what is left before it */
-    uint32_t compress;              /**< 1: created with KM_COMPRESS */
-    uint32_t full_pages;            /**< 1: created with KM_FULL_PAGES */
-    char tracker[16];               /**< how this handle finds changed pages: "scan", "pagemap", "compare", "none" */
+    uint32_t damaged;    /**< 1: a frame that was durable is damaged; `generation` is what is left before it */
+    uint32_t compress;   /**< 1: created with KM_COMPRESS */
+    uint32_t full_pages; /**< 1: created with KM_FULL_PAGES */
+    char tracker[16];    /**< how this handle finds changed pages: "scan", "pagemap", "compare", "none" */
 };
 
-/** Tell about the map. Allowed at any time, also inside a transaction. Errors: KM_EINVAL, KM_EIO, KM_EHEADER, KM_EFORKED. */
+/** Tell about the map. Allowed at any time, also inside a transaction. Errors: KM_EINVAL, KM_EIO, KM_EHEADER,
+ *  KM_EFORKED. */
 KM_API int km_get_info(km_map *map, struct km_info *info);
 
 /** One finding of km_verify(). */
@@ -293,7 +301,7 @@ struct km_report {
     uint64_t pages;         /**< pages of data */
     uint64_t pages_checked; /**< those with checksums that were compared */
     uint64_t pages_damaged;
-    uint64_t frames;        /**< frames after the checkpoint that were checked */
+    uint64_t frames; /**< frames after the checkpoint that were checked */
     uint64_t frames_damaged;
     uint64_t headers_damaged; /**< 0, 1 or 2 */
     uint64_t generation;      /**< newest commit that was checked */
@@ -302,15 +310,16 @@ struct km_report {
 };
 
 /**
- * Called by km_verify() and other long calls. `finding` is NULL when it only tells how far the work is: `done` of `total`
- * bytes. A result other than 0 ends the call with KM_ECANCELED. It must not use the handle.
+ * Called by km_verify() and other long calls. `finding` is NULL when it only tells how far the work is: `done` of
+ * `total` bytes. A result other than 0 ends the call with KM_ECANCELED. It must not use the handle.
  */
 typedef int km_progress(void *context, uint64_t done, uint64_t total, const struct km_finding *finding);
 
 /**
- * Check both header slots, all frames after the checkpoint, and every page of home against its checksum, while others may
- * go on working. Damage is no error: this returns 0, and the report counts what was found. `progress` may be NULL. Not
- * allowed inside a transaction. Errors: KM_ECANCELED, KM_EBUSY, KM_EIO, KM_ENOMEM, KM_EMISUSE, KM_EFORKED.
+ * Check both header slots, all frames after the checkpoint, and every page of home against its checksum, while
+ * others may go on working. Damage is no error: this returns 0, and the report counts what was found. `progress`
+ * may be NULL. Not allowed inside a transaction. Errors: KM_ECANCELED, KM_EBUSY, KM_EIO, KM_ENOMEM, KM_EMISUSE,
+ * KM_EFORKED.
  */
 KM_API int km_verify(km_map *map, struct km_report *report, km_progress *progress, void *context);
 
@@ -330,8 +339,8 @@ struct km_log_entry {
 
 /**
  * Call `each` for the commits that still stand in the journal, oldest first. A result other than 0 ends it with
- * KM_ECANCELED. It must not use the handle. Not allowed inside a transaction. When a durable frame is damaged, the commits
- * before it are told and the result is KM_EJOURNAL.
+ * KM_ECANCELED. It must not use the handle. Not allowed inside a transaction. When a durable frame is damaged, the
+ * commits before it are told and the result is KM_EJOURNAL.
  */
 typedef int km_log_function(void *context, const struct km_log_entry *entry);
 KM_API int km_log(km_map *map, km_log_function *each, void *context);
@@ -339,12 +348,12 @@ KM_API int km_log(km_map *map, km_log_function *each, void *context);
 /** One handle that may write and is attached now. */
 struct km_user {
     uint32_t slot;
-    uint32_t process_id;       /**< as seen in the process's own pid namespace */
-    uint64_t attached_ns;      /**< nanoseconds since 1970 */
-    uint64_t generation;       /**< the generation its transaction stands at; only if in_transaction */
+    uint32_t process_id;  /**< as seen in the process's own pid namespace */
+    uint64_t attached_ns; /**< nanoseconds since 1970 */
+    uint64_t generation;  /**< the generation its transaction stands at; only if in_transaction */
     uint32_t in_transaction;
-    uint32_t self;             /**< 1: the handle that asks */
-    char process_name[64];     /**< empty when the system does not tell */
+    uint32_t self;         /**< 1: the handle that asks */
+    char process_name[64]; /**< empty when the system does not tell */
 };
 
 /** Call `each` for every attached handle that may write. A result other than 0 ends it with KM_ECANCELED. */
@@ -361,8 +370,8 @@ KM_API const char *km_error_message(int error);
 KM_API int km_error_exit_status(int error);
 
 /**
- * What the last error of the calling thread was about: the path, the system's words, what to do. Valid until the thread's
- * next call into the library; "" when there was none. Never NULL.
+ * What the last error of the calling thread was about: the path, the system's words, what to do. Valid until the
+ * thread's next call into the library; "" when there was none. Never NULL.
  */
 KM_API const char *km_last_error_detail(void);
 

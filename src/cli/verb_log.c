@@ -100,7 +100,8 @@ static int run(struct cli_command *command) {
     else if (error)
         status = cli_fail(command, error);
     const int closed = cli_close(command, map, "nothing was changed");
-    if ((status == CLI_DONE || error == KM_EJOURNAL) && closed == CLI_DONE) { /* what stands before the damage is told */
+    if ((status == CLI_DONE || error == KM_EJOURNAL) &&
+        closed == CLI_DONE) { /* what stands before the damage is told */
         const size_t first = entries.count > limit ? entries.count - (size_t)limit : 0;
         if (command->json)
             print_json(command, &entries, first);

@@ -3,28 +3,33 @@
  * The checkpoint: bringing home up to a generation G, so that the frames up to it can be used again.
  *
  * Steps, and the failure that each prevents:
- *  C1 Take CHECKPOINT and read both header slots: another checkpointer may have died anywhere. If the newest slot is ahead of
- *     `checkpointed`, its writer died before publishing: exclude readers without write permission, make the slot durable
- *     by writing it again, and publish. [model: durability, read_only]
- *  C2 Sync the journal: G <= durable. Home must never hold what a power cut can take out of the journal. [model: durability]
- *  C3 Store target = G, full fence, then read the pins; live pins below G lower it. A begin stores its pin, fences and then
- *     reads `target`: either this sees the pin, or the begin sees the target and refreshes past it. A pin
+ *  C1 Take CHECKPOINT and read both header slots: another checkpointer may have died anywhere. If the newest slot
+ *     is ahead of `checkpointed`, its writer died before publishing: exclude readers without write permission, make
+ *     the slot durable by writing it again, and publish. [model: durability, read_only]
+ *  C2 Sync the journal: G <= durable. Home must never hold what a power cut can take out of the journal. [model:
+ *     durability]
+ *  C3 Store target = G, full fence, then read the pins; live pins below G lower it. A begin stores its pin, fences
+ *     and then reads `target`: either this sees the pin, or the begin sees the target and refreshes past it. A pin
  *     that is just moving up is looked at again. [model: snapshot]
- *  C4 Write-lock READER + [0, G) until `checkpointed` is published: handles without write permission cannot pin. If one stands
- *     lower, G is lowered instead of waiting. [model: read_only]
- *  C5 Nothing to do if G <= the header's generation; nothing either if G is below the P of a checkpoint that died: pages may
- *     already be past G, and home would be brought back in parts. [model: durability]
- *  C6 Write "in progress to G" into the slot that does not count, durably, before home changes. A recovery that finds it
- *     knows that home is a mixture, and refuses to show anything if it cannot read the frames up to G. [model: durability]
- *  C7 Compose each page in scratch memory from home and the frames, never from a view: a view can be ahead of G and can
- *     hold uncommitted stores. The result must match the stored checksum of the last frame that touched it. Write it also
- *     when home looks equal: what looks equal in the page cache may never have reached the disk. [model: snapshot, durability]
- *  C8 Sync the file, then write "at G" into the slot that does not count, durably, then the other; only then publish
- *     `checkpointed`, also when only finishing what a dead checkpointer left. Publishing earlier lets frames be overwritten that the disk's older slot needs. [model: durability]
- *  C9 In a map with whole-page frames: `target` is stored only while holding WRITER, as the newest commit, and the checkpoint goes
- *     exactly there or nowhere, however often it is tried. A writer decides "this page was last touched at or before the
- *     target, so it is journaled whole"; a target stored behind its back, or a G lowered below it, would leave the first frame
- *     after G with a part of the page only, and a page that power garbled could not be rebuilt. [model: durability]
+ *  C4 Write-lock READER + [0, G) until `checkpointed` is published: handles without write permission cannot pin. If
+ *     one stands lower, G is lowered instead of waiting. [model: read_only]
+ *  C5 Nothing to do if G <= the header's generation; nothing either if G is below the P of a checkpoint that died:
+ *     pages may already be past G, and home would be brought back in parts. [model: durability]
+ *  C6 Write "in progress to G" into the slot that does not count, durably, before home changes. A recovery that
+ *     finds it knows that home is a mixture, and refuses to show anything if it cannot read the frames up to G.
+ *     [model: durability]
+ *  C7 Compose each page in scratch memory from home and the frames, never from a view: a view can be ahead of G and
+ *     can hold uncommitted stores. The result must match the stored checksum of the last frame that touched it.
+ *     Write it also when home looks equal: what looks equal in the page cache may never have reached the disk.
+ *     [model: snapshot, durability]
+ *  C8 Sync the file, then write "at G" into the slot that does not count, durably, then the other; only then
+ *     publish `checkpointed`, also when only finishing what a dead checkpointer left. Publishing earlier lets
+ *     frames be overwritten that the disk's older slot needs. [model: durability]
+ *  C9 In a map with whole-page frames: `target` is stored only while holding WRITER, as the newest commit, and the
+ *     checkpoint goes exactly there or nowhere, however often it is tried. A writer decides "this page was last
+ *     touched at or before the target, so it is journaled whole"; a target stored behind its back, or a G lowered
+ *     below it, would leave the first frame after G with a part of the page only, and a page that power garbled
+ *     could not be rebuilt. [model: durability]
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -115,9 +120,11 @@ static int compose(km_map *map, const struct round *round, size_t first, size_t 
     const uint32_t found = km__checksum_page(map->header.checksum_kind, page);
     if (found == stored)
         return 0;
-    return km__error(KM_ECORRUPT, "%s: page %" PRIu64 " (bytes from %" PRIu64 ") has checksum %08" PRIx32 ", commit %" PRIu64 " says "
-                                  "%08" PRIx32 ": the disk changed it; run keepmap verify, restore it from a copy", map->path,
-                     round->touches[first].page, round->touches[first].page * KM__PAGE, found,
+    return km__error(KM_ECORRUPT,
+                     "%s: page %" PRIu64 " (bytes from %" PRIu64 ") has checksum %08" PRIx32 ", commit %" PRIu64
+                     " says "
+                     "%08" PRIx32 ": the disk changed it; run keepmap verify, restore it from a copy",
+                     map->path, round->touches[first].page, round->touches[first].page * KM__PAGE, found,
                      round->frames[round->touches[last - 1].frame].head.generation, stored);
 }
 
@@ -177,7 +184,9 @@ static int write_home(km_map *map, const struct round *round) {
         return os_file_sync(map->file) == 0 ? 0 : km__sync_failed(map, KM_EIO);
     if (result == KM_EIO)
         return km__sync_failed(map, result);
-    return result == KM_ENOSPACE ? km__error_prefix(result, "%s: the checkpoint needs room on the disk: free some", map->path) : result;
+    return result == KM_ENOSPACE
+               ? km__error_prefix(result, "%s: the checkpoint needs room on the disk: free some", map->path)
+               : result;
 }
 
 /* ---- choosing G -------------------------------------------------------------------------------------------------- */
@@ -190,7 +199,8 @@ static void keep_history(km_map *map, const struct km__header *from, struct km__
                                 .data_size = 1};
     struct km__frame_head head;
     uint64_t position = 0;
-    if (km__frame_peek(&head, &position, map->journal_region.address, map->header.journal_size, &map->limits, &cursor) == 0)
+    if (km__frame_peek(&head, &position, map->journal_region.address, map->header.journal_size, &map->limits,
+                       &cursor) == 0)
         return;
     to->history_generation = from->generation;
     to->history_position = from->journal_position;

@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Control: the shared words of a session, at KM__CONTROL_OFFSET of the file, mapped by every handle. Not durable and not
- * format: the first to attach rebuilds it. It holds counters and pins, never positions: a handle finds its place in the
- * journal from a header slot and by walking frames, so that a wild value here can delay others but not mislead them.
+ * Control: the shared words of a session, at KM__CONTROL_OFFSET of the file, mapped by every handle. Not durable
+ * and not format: the first to attach rebuilds it. It holds counters and pins, never positions: a handle finds its
+ * place in the journal from a header slot and by walking frames, so that a wild value here can delay others but not
+ * mislead them.
  *
  * | word              | who writes it                              | under                     |
  * |-------------------|--------------------------------------------|---------------------------|
@@ -81,8 +82,8 @@ static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "atomics
 /** Raise a counter to at least `value`. */
 static inline void km__raise(_Atomic uint64_t *counter, uint64_t value) {
     uint64_t seen = atomic_load_explicit(counter, memory_order_relaxed);
-    while (seen < value && !atomic_compare_exchange_weak_explicit(counter, &seen, value, memory_order_release,
-                                                                   memory_order_relaxed)) {
+    while (seen < value &&
+           !atomic_compare_exchange_weak_explicit(counter, &seen, value, memory_order_release, memory_order_relaxed)) {
     }
 }
 

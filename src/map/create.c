@@ -3,11 +3,12 @@
  * Making a new map.
  *
  * Rules, and the failure that each prevents:
- *  N1 The file is made without a name, written whole, synced, then given its name, and the directory is synced: nobody ever
- *     opens half a map, and a crash leaves none.
- *  N2 Header slots, control and the ring are written with zeros, not left as holes: control is stored to through a mapping,
- *     where a full disk would be a fault and not an error; a commit into allocated blocks changes no metadata.
- *     Where reading a hole through a mapping takes space (tmpfs), the data and its table are allocated for the same reason.
+ *  N1 The file is made without a name, written whole, synced, then given its name, and the directory is synced:
+ *     nobody ever opens half a map, and a crash leaves none.
+ *  N2 Header slots, control and the ring are written with zeros, not left as holes: control is stored to through a
+ *     mapping, where a full disk would be a fault and not an error; a commit into allocated blocks changes no
+ *     metadata. Where reading a hole through a mapping takes space (tmpfs), the data and its table are allocated
+ *     for the same reason.
  *  N3 A map is replaced only under its ATTACH lock with nobody attached. Who waits for ATTACH on the old file finds
  *     afterwards that the path names another file, and opens that.
  */
@@ -44,14 +45,16 @@ int km__check_options(const struct km_options *options, struct km_options *check
         options = &none;
     if (options->struct_size < offsetof(struct km_options, schema_version) + sizeof options->schema_version ||
         options->struct_size > 4096)
-        return km__error(KM_EINVAL, "options.struct_size is %zu: set it to sizeof(struct km_options)", options->struct_size);
+        return km__error(KM_EINVAL, "options.struct_size is %zu: set it to sizeof(struct km_options)",
+                         options->struct_size);
     *checked = *options;
     checked->struct_size = sizeof *checked;
     const unsigned char *bytes = (const unsigned char *)options;
     for (size_t i = sizeof *checked; i < options->struct_size; i++)
         if (bytes[i] != 0)
-            return km__error(KM_EUNSUPPORTED, "the program sets options that this version of keepmap does not know: use the "
-                                              "library that it was built with");
+            return km__error(KM_EUNSUPPORTED,
+                             "the program sets options that this version of keepmap does not know: use the "
+                             "library that it was built with");
     const uint32_t known = KM_CREATE | KM_EXCLUSIVE | KM_READONLY | KM_LAZY | KM_DECLARED | KM_CHECK | KM_COMPRESS |
                            KM_FULL_PAGES | KM_ANY_FILESYSTEM | KM_REPLACE | KM_TAKE_OVER;
     if ((checked->flags & ~known) != 0)
@@ -79,7 +82,9 @@ int km__check_options(const struct km_options *options, struct km_options *check
 
 static uint64_t default_journal(uint64_t size) {
     const uint64_t eighth = size / 8;
-    const uint64_t chosen = eighth < JOURNAL_SMALLEST ? JOURNAL_SMALLEST : eighth > JOURNAL_LARGEST ? JOURNAL_LARGEST : eighth;
+    const uint64_t chosen = eighth < JOURNAL_SMALLEST  ? JOURNAL_SMALLEST
+                            : eighth > JOURNAL_LARGEST ? JOURNAL_LARGEST
+                                                       : eighth;
     return chosen / KM__ALIGN * KM__ALIGN;
 }
 
@@ -166,7 +171,8 @@ static int lock_old(const char *path, struct os_file **file, struct os_locks **l
         if (info.size >= KM__SLOT_B * (uint64_t)slot + 8)
             (void)os_file_read(*file, KM__SLOT_B * (uint64_t)slot, magic[slot], 8);
     if (memcmp(magic[0], KM__MAGIC, 8) != 0 && memcmp(magic[1], KM__MAGIC, 8) != 0)
-        return km__error(KM_ENOTMAP, "%s: it is not a keepmap map, and only maps are replaced: remove it yourself if you mean it",
+        return km__error(KM_ENOTMAP,
+                         "%s: it is not a keepmap map, and only maps are replaced: remove it yourself if you mean it",
                          path);
     result = os_locks_open(locks, *file);
     if (result != 0)

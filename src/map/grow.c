@@ -3,14 +3,15 @@
  * Growth of the journal and of the data.
  *
  * Rules, and the failure that each prevents:
- *  G1 The journal grows at its end, under WRITER and CHECKPOINT, when the frames in use do not wrap: positions stay what they
- *     are, and a walk that knows only the shorter ring misses nothing but frames that came later; `geometry` in control tells it
- *     to look again. The new part is zeros, synced, before both slots say so; both slots say so before a frame lies there.
+ *  G1 The journal grows at its end, under WRITER and CHECKPOINT, when the frames in use do not wrap: positions stay
+ *     what they are, and a walk that knows only the shorter ring misses nothing but frames that came later;
+ *     `geometry` in control tells it to look again. The new part is zeros, synced, before both slots say so; both
+ *     slots say so before a frame lies there.
  *  G2 A file longer than its header says is a growth that died, not an error.
- *  G3 Growth of the data up to max_size is a commit whose frame carries the new size. What lies in the way of the new bytes (left
- *     by a growth that died, or by regions that moved) is zeroed and synced before that commit.
- *  G4 Beyond max_size the table and the journal move behind everything, which only a handle alone may do: ATTACH held, no other
- *     USER, the journal empty. Until both slots say so the old table and journal stay untouched.
+ *  G3 Growth of the data up to max_size is a commit whose frame carries the new size. What lies in the way of the
+ *     new bytes (left by a growth that died, or by regions that moved) is zeroed and synced before that commit.
+ *  G4 Beyond max_size the table and the journal move behind everything, which only a handle alone may do: ATTACH
+ *     held, no other USER, the journal empty. Until both slots say so the old table and journal stay untouched.
  *  G5 A journal that grew shrinks to its configured length when it is empty and its first handle is alone: slots first,
  *     then the file. A shorter file under a header that says more would be damage.
  */
@@ -59,13 +60,15 @@ static int grow_ring(km_map *map, struct km__slots *slots, uint64_t length) {
     const uint64_t least = round_up(map->cursor.position + length);
     const uint64_t grown = least > 2 * ring ? least : 2 * ring;
     if (length > KM__SIZE_MAX / 4 || header.journal_offset + grown > KM__SIZE_MAX)
-        return km__error(KM_ESIZE, "%s: a commit of %" PRIu64 " bytes is too large for any journal: commit in parts", map->path, length);
+        return km__error(KM_ESIZE, "%s: a commit of %" PRIu64 " bytes is too large for any journal: commit in parts",
+                         map->path, length);
     int result = km__file_zeros(map->file, old_end, grown - ring);
     if (result == 0)
         result = sync_all(map);
     if (result != 0) {
         (void)os_file_resize(map->file, old_end);
-        return km__error_prefix(result, "%s: the journal has to grow to %" PRIu64 " bytes for this commit", map->path, grown);
+        return km__error_prefix(result, "%s: the journal has to grow to %" PRIu64 " bytes for this commit", map->path,
+                                grown);
     }
     header.journal_size = grown;
     header.geometry++;
@@ -191,8 +194,11 @@ static int moved_layout(km_map *map, const struct km__header *from, uint64_t siz
     if (to->journal_offset + to->journal_size > KM__SIZE_MAX || km__pages_of(size) > KM__PAGE_NUMBER_MAX)
         return km__error(KM_ESIZE, "%s: %" PRIu64 " bytes are too many", map->path, size);
     if (km__pages_of(size) * KM__PAGE > map->view.reserve)
-        return km__error(KM_ESIZE, "%s: the address space behind this handle's data ends at %" PRIu64 " bytes: grow in steps, with a "
-                                   "new handle for each", map->path, map->view.reserve);
+        return km__error(KM_ESIZE,
+                         "%s: the address space behind this handle's data ends at %" PRIu64
+                         " bytes: grow in steps, with a "
+                         "new handle for each",
+                         map->path, map->view.reserve);
     return 0;
 }
 
@@ -237,8 +243,11 @@ static int grow_beyond(km_map *map, uint64_t size, uint64_t deadline) {
     if (alone < 0)
         result = alone;
     else if (alone == 0)
-        result = km__error(KM_EBUSY, "%s: growing beyond max_size (%" PRIu64 " bytes) needs this handle to be the only one, and others "
-                                     "are attached: close them first (keepmap who)", map->path, map->header.data_capacity);
+        result = km__error(KM_EBUSY,
+                           "%s: growing beyond max_size (%" PRIu64
+                           " bytes) needs this handle to be the only one, and others "
+                           "are attached: close them first (keepmap who)",
+                           map->path, map->header.data_capacity);
     if (result == 0)
         result = km__mark_unclean(map, deadline);
     if (result == 0)
@@ -275,7 +284,8 @@ int km_grow(km_map *map, uint64_t size) {
         if (size == now)
             break;
         if (size < now)
-            result = km__error(KM_ESIZE, "%s: it has %" PRIu64 " bytes already, and maps do not shrink", map->path, now);
+            result =
+                km__error(KM_ESIZE, "%s: it has %" PRIu64 " bytes already, and maps do not shrink", map->path, now);
         else if (moved)
             result = km__error(KM_EBUSY, "%s: it was changed while it grew: try again", map->path);
         else

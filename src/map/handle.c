@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Who may enter a call. A handle belongs to one thread at a time: a flag notices a second thread instead of letting it in.
- * After fork the child's copies are dead: its file descriptions of the locks are closed at once, so that the parent's locks
- * end with the parent and not with a child that lives on; the mappings were never inherited.
+ * Who may enter a call. A handle belongs to one thread at a time: a flag notices a second thread instead of letting
+ * it in. After fork the child's copies are dead: its file descriptions of the locks are closed at once, so that the
+ * parent's locks end with the parent and not with a child that lives on; the mappings were never inherited.
  */
 #include "map.h"
 
@@ -14,7 +14,8 @@ int km__enter_lost(km_map *map) {
     if (map == NULL)
         return km__error(KM_EINVAL, "the map is NULL: open one first");
     if (atomic_load_explicit(&map->forked, memory_order_relaxed))
-        return km__error(KM_EFORKED, "%s: this handle was inherited by fork: open the map anew in the child", map->path);
+        return km__error(KM_EFORKED, "%s: this handle was inherited by fork: open the map anew in the child",
+                         map->path);
     if (atomic_flag_test_and_set_explicit(&map->busy, memory_order_acquire))
         return km__error(KM_EMISUSE, "%s: another thread is inside a call on this handle: open one handle a thread",
                          map->path);
@@ -24,7 +25,8 @@ int km__enter_lost(km_map *map) {
 int km__enter(km_map *map) {
     int result = km__enter_lost(map);
     if (result == 0 && map->lost) {
-        result = km__error(KM_ESTALE, "%s: the file behind this handle is gone: close it and open the map again", map->path);
+        result =
+            km__error(KM_ESTALE, "%s: the file behind this handle is gone: close it and open the map again", map->path);
         km__leave(map);
     }
     return result;

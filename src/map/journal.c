@@ -2,37 +2,40 @@
  *
  * The journal: a ring of frames at the end of the file. Room for a frame, appending it, making it durable.
  *
- * The life of a commit: build the frame; make room; append under WRITER; publish `appended`; release WRITER; then, unless it
- * is lazy, take SYNC, sync everything from the end of frame `durable` to the newest appended one, publish `visible`, then
- * `durable`, release. Who waited for SYNC finds itself durable: one sync serves many.
+ * The life of a commit: build the frame; make room; append under WRITER; publish `appended`; release WRITER; then,
+ * unless it is lazy, take SYNC, sync everything from the end of frame `durable` to the newest appended one, publish
+ * `visible`, then `durable`, release. Who waited for SYNC finds itself durable: one sync serves many.
  *
  * Rules, and the failure that each prevents:
- *  J1 [model: durability] Frames up to F may be overwritten when `checkpointed` >= F, then a full fence, then every live pin
- *     >= F and no READER lock below F. Looking at pins first lets a handle pin the old generation between the two looks and
- *     lose the frames that its refresh needs. `reusable` only grows: a pin set later ends at or above `checkpointed`.
+ *  J1 [model: durability] Frames up to F may be overwritten when `checkpointed` >= F, then a full fence, then every
+ *     live pin >= F and no READER lock below F. Looking at pins first lets a handle pin the old generation between
+ *     the two looks and lose the frames that its refresh needs. `reusable` only grows: a pin set later ends at or
+ *     above `checkpointed`.
  *  J2 A handle that started from home at base b does not know where frames up to b stand, so it overwrites nothing
  *     until all of them are reusable.
- *  J3 [model: durability] A writer first adopts a complete frame that stands at the head without having been published: its
- *     writer died between the two. Overwriting it would leave a hole for handles that a recovery has shown it to.
- *  J4 [model: durability] A sync covers everything from frame `durable` on, not just the own frame: publishing `durable` = n
- *     says that every frame up to n is durable.
+ *  J3 [model: durability] A writer first adopts a complete frame that stands at the head without having been
+ *     published: its writer died between the two. Overwriting it would leave a hole for handles that a recovery has
+ *     shown it to.
+ *  J4 [model: durability] A sync covers everything from frame `durable` on, not just the own frame: publishing
+ *     `durable` = n says that every frame up to n is durable.
  *  J5 [model: snapshot] `visible` is published before `durable`, both as a maximum. In the other order a checkpoint can
  *     bring home to a generation that a new reader is not yet willing to show.
  *  J6 With durable = mine - 1, nobody waiting for WRITER, and SYNC free, both locks are held and one durable write
  *     does it all: the usual case of one writer costs one write and no second trip to the disk.
  *  J7 A frame that could not be written whole has its head wiped, so that nobody adopts what its writer may abort.
- *  J8 [model: durability] A failed sync poisons the map for every process. The page cache goes on showing bytes that the disk
- *     may never get, and the next sync reports success: nothing that was not durable before can be promised again until all
- *     have closed and the next to open has written it anew.
- *  J9 [model: durability] The kernel tells a failed write of the journal to one sync of each descriptor that was open then, be it
- *     a sync of the journal or of a header slot, and not to a descriptor opened after somebody was told. If the one that was
- *     told dies before it sets the poison, the next sync reports success for bytes that the disk never got. So marks stand
- *     around every sync: `sync_began` and `sync_ended` under SYNC, `file_mark` under CHECKPOINT. Who takes the lock and
- *     finds the mark of a dead holder, and who attaches while a mark stands, suspects all frames up to appended + 1 (one may be
- *     written and not published yet). Who then holds SYNC writes the suspected frames that are not durable again, from
- *     checked copies, before it syncs; so does who adopts a frame.
- * J10 A frame up to `appended` that is not good is damage if it was durable, and a failed sync if not (the kernel may drop
- *     pages that it could not write); never the end of the journal.
+ *  J8 [model: durability] A failed sync poisons the map for every process. The page cache goes on showing bytes
+ *     that the disk may never get, and the next sync reports success: nothing that was not durable before can be
+ *     promised again until all have closed and the next to open has written it anew.
+ *  J9 [model: durability] The kernel tells a failed write of the journal to one sync of each descriptor that was
+ *     open then, be it a sync of the journal or of a header slot, and not to a descriptor opened after somebody was
+ *     told. If the one that was told dies before it sets the poison, the next sync reports success for bytes that
+ *     the disk never got. So marks stand around every sync: `sync_began` and `sync_ended` under SYNC, `file_mark`
+ *     under CHECKPOINT. Who takes the lock and finds the mark of a dead holder, and who attaches while a mark
+ *     stands, suspects all frames up to appended + 1 (one may be written and not published yet). Who then holds
+ *     SYNC writes the suspected frames that are not durable again, from checked copies, before it syncs; so does
+ *     who adopts a frame.
+ * J10 A frame up to `appended` that is not good is damage if it was durable, and a failed sync if not (the kernel
+ *     may drop pages that it could not write); never the end of the journal.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -48,8 +51,11 @@ bool km__failed(const km_map *map) {
 }
 
 int km__failed_error(const km_map *map) {
-    return km__error(KM_EIO, "%s: a sync failed, so nothing more is committed: close the map in every process; the next to open "
-                             "it recovers the last durable commit", map->path);
+    return km__error(
+        KM_EIO,
+        "%s: a sync failed, so nothing more is committed: close the map in every process; the next to open "
+        "it recovers the last durable commit",
+        map->path);
 }
 
 /* J8. A full disk is told apart: it poisons nothing, because nothing was promised. */
@@ -67,8 +73,8 @@ int km__frame_lost(km_map *map, uint64_t generation) {
         km__error_clear();
         return km__sync_failed(map, KM_EIO);
     }
-    return km__error(KM_EJOURNAL, "%s: the frame of commit %" PRIu64 " is damaged: restore the map from a copy", map->path,
-                     generation);
+    return km__error(KM_EJOURNAL, "%s: the frame of commit %" PRIu64 " is damaged: restore the map from a copy",
+                     map->path, generation);
 }
 
 /* ---- room -------------------------------------------------------------------------------------------------------- */
@@ -133,13 +139,17 @@ int km__journal_who_holds(km_map *map) {
     const uint64_t pin = km__lowest_pin(map, needed + 1, &slot);
     if (pin <= needed && slot != map->slot) {
         const uint32_t process = atomic_load_explicit(&map->control->slot[slot].process_id, memory_order_relaxed);
-        return km__error(KM_EBUSY, "%s: the journal is full, and process %" PRIu32 " reads at commit %" PRIu64 " and holds on to "
-                                   "it: end that transaction, or give the map a larger journal", map->path, process, pin);
+        return km__error(KM_EBUSY,
+                         "%s: the journal is full, and process %" PRIu32 " reads at commit %" PRIu64 " and holds on to "
+                         "it: end that transaction, or give the map a larger journal",
+                         map->path, process, pin);
     }
     uint64_t reader = needed + 1;
     if (km__readers_below(map, &reader) == 1)
-        return km__error(KM_EBUSY, "%s: the journal is full, and a handle without write permission reads at commit %" PRIu64
-                                   " and holds on to it: end that transaction, or give the map a larger journal", map->path, reader);
+        return km__error(KM_EBUSY,
+                         "%s: the journal is full, and a handle without write permission reads at commit %" PRIu64
+                         " and holds on to it: end that transaction, or give the map a larger journal",
+                         map->path, reader);
     return km__error(KM_EBUSY, "%s: the journal is full, and a checkpoint is still at work: try again", map->path);
 }
 
@@ -184,7 +194,8 @@ static bool sync_quiet(km_map *map) {
 
 int km__frame_rewrite(km_map *map, struct km__cursor *cursor) {
     const struct km__cursor before = *cursor;
-    int result = km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
+    int result =
+        km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
     if (result != 0)
         return result;
     const uint64_t position = map->frame.position, length = map->frame.head.length;
@@ -230,8 +241,8 @@ int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length,
     const uint64_t mine = map->cursor.generation + 1, offset = map->header.journal_offset + position;
     int result = 0;
     const bool fast = (map->flags & KM_LAZY) == 0 && km__load(&control->durable) == mine - 1 &&
-                      atomic_load_explicit(&control->writer_wanted, memory_order_relaxed) == 0 &&
-                      sync_quiet(map) && km__lock_try(map, KM__SYNC, OS_LOCK_WRITE) == 0; /* J6 */
+                      atomic_load_explicit(&control->writer_wanted, memory_order_relaxed) == 0 && sync_quiet(map) &&
+                      km__lock_try(map, KM__SYNC, OS_LOCK_WRITE) == 0; /* J6 */
     if (fast)
         sync_begin(map);
     if (fast)
@@ -293,7 +304,8 @@ static int find_stretch(km_map *map, bool own, uint64_t appended, struct stretch
     while (cursor.generation < appended) {
         struct km__frame_head head;
         uint64_t position = 0;
-        if (km__frame_peek(&head, &position, map->journal_region.address, map->header.journal_size, &limits, &cursor) != 0)
+        if (km__frame_peek(&head, &position, map->journal_region.address, map->header.journal_size, &limits, &cursor) !=
+            0)
             break;
         if (cursor.generation == durable + 1) {
             stretch->start = position;
@@ -329,7 +341,8 @@ static int rewrite_suspects(km_map *map, uint64_t appended) {
         return result;
     struct km__cursor cursor = km__header_cursor(&slots.slot[slots.chosen]);
     while (result == 0 && cursor.generation < durable)
-        result = km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, &cursor);
+        result =
+            km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, &cursor);
     while (result == 0 && cursor.generation < last)
         result = km__frame_rewrite(map, &cursor);
     return result == 1 ? km__frame_lost(map, cursor.generation + 1) : result;
@@ -349,8 +362,10 @@ static int sync_stretch(km_map *map, uint64_t *last) {
             result = find_stretch(map, tries == 0, appended, &stretch);
     }
     if (result == 1)
-        return km__error(KM_EJOURNAL, "%s: the frames after commit %" PRIu64 " cannot be found: close the map in every process and "
-                                      "open it again", map->path, km__load(&map->control->durable));
+        return km__error(KM_EJOURNAL,
+                         "%s: the frames after commit %" PRIu64 " cannot be found: close the map in every process and "
+                         "open it again",
+                         map->path, km__load(&map->control->durable));
     if (result != 0)
         return result;
     sync_begin(map);

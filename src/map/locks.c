@@ -2,8 +2,8 @@
  *
  * Lock bytes, waiting for them, and pins.
  *
- * All exclusion and all liveness rest on byte-range locks that the kernel drops when their owner dies, far past the end of
- * the file, where they lock no data:
+ * All exclusion and all liveness rest on byte-range locks that the kernel drops when their owner dies, far past the
+ * end of the file, where they lock no data:
  *
  *   ATTACH         whoever attaches or detaches; held through the whole rebuild of control
  *   WRITER         a write transaction
@@ -18,11 +18,11 @@
  *
  * Rules, and the failure that each prevents:
  *  L1 A lock, never a word of memory, says who lives. A word that a dead process left behind would block for ever.
- *  L2 [model: slot] The pin of a dead handle is cleared only by who holds its SLOT lock. Otherwise the clearer can look at a
- *     dead slot, be delayed, and erase the pin of the new handle that took the slot meanwhile.
+ *  L2 [model: slot] The pin of a dead handle is cleared only by who holds its SLOT lock. Otherwise the clearer can
+ *     look at a dead slot, be delayed, and erase the pin of the new handle that took the slot meanwhile.
  *  L3 A handle's own locks look free to it, so it never asks about its own slot: its own pin counts as live.
- *  L4 Waiting is trying again: a waiter sets a `wanted` word and sleeps bounded. A lost or dead waiter costs one needless
- *     wake, a lost wake costs one bounded sleep; neither costs correctness.
+ *  L4 Waiting is trying again: a waiter sets a `wanted` word and sleeps bounded. A lost or dead waiter costs one
+ *     needless wake, a lost wake costs one bounded sleep; neither costs correctness.
  */
 #include "map.h"
 
@@ -107,7 +107,8 @@ int km__lock_wait(km_map *map, enum km__lock lock, enum os_lock_kind kind, uint6
         if (result != KM_EBUSY)
             return result;
         if (os_time_monotonic_ns() >= deadline)
-            return km__error(KM_EBUSY, "%s: %s, and did not end in time: see who is attached (keepmap who), or wait longer",
+            return km__error(KM_EBUSY,
+                             "%s: %s, and did not end in time: see who is attached (keepmap who), or wait longer",
                              map->path, lock_user(lock));
         if (word == NULL) {
             km__rest(map, attempt + 32);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The engine's inside: the handle, and what its files offer each other. Each group of functions stands under the name of
- * the file that carries it, where the protocol is explained:
+ * The engine's inside: the handle, and what its files offer each other. Each group of functions stands under the
+ * name of the file that carries it, where the protocol is explained:
  *
  *   create.c       making a new map                     open.c         attach, first to attach, detach
  *   table.c        the table of page checksums          errors.c       names and messages
@@ -32,14 +32,14 @@ struct km__damage {
 };
 
 struct km_map {
-    atomic_flag busy;     /* set while a thread is inside a call */
-    atomic_bool forked;   /* this is the child's copy: nothing of it may be used */
-    struct km_map *next;  /* registry of the process, under os_process_lock() */
+    atomic_flag busy;    /* set while a thread is inside a call */
+    atomic_bool forked;  /* this is the child's copy: nothing of it may be used */
+    struct km_map *next; /* registry of the process, under os_process_lock() */
     char *path;
     uint32_t flags;
     uint32_t timeout_ms;
     bool read_only;
-    bool lost; /* KM_ESTALE was found: the mappings may have lost their file, and nothing touches them any more */
+    bool lost;     /* KM_ESTALE was found: the mappings may have lost their file, and nothing touches them any more */
     bool has_twin; /* twin and tracking are set up: stores can be told from what is committed */
 
     struct os_file *file;
@@ -57,14 +57,14 @@ struct km_map {
     struct km__control *control;
 
     struct os_view view;
-    struct km__pool twin;      /* committed images of patched pages, in handles that write */
-    bool stale;                /* the view shows nothing: the next begin starts anew from home */
-    uint64_t base;             /* generation of home that the view started from */
-    struct km__cursor cursor;  /* the generation that the view is at */
-    struct km__index index;    /* pages that frames in (base, cursor] touched */
-    struct km__places places;  /* frames in (base, cursor], less those dropped for reuse */
-    uint64_t reusable;         /* frames up to here may be overwritten */
-    struct km__frame frame;    /* scratch of refresh */
+    struct km__pool twin;         /* committed images of patched pages, in handles that write */
+    bool stale;                   /* the view shows nothing: the next begin starts anew from home */
+    uint64_t base;                /* generation of home that the view started from */
+    struct km__cursor cursor;     /* the generation that the view is at */
+    struct km__index index;       /* pages that frames in (base, cursor] touched */
+    struct km__places places;     /* frames in (base, cursor], less those dropped for reuse */
+    uint64_t reusable;            /* frames up to here may be overwritten */
+    struct km__frame frame;       /* scratch of refresh */
     struct km__page_list touched; /* scratch of refresh: pages to check */
     bool collect_damaged;         /* list damaged pages while verifying */
     struct {
@@ -72,7 +72,7 @@ struct km_map {
         size_t count, capacity;
     } damaged;
 
-    enum km_access access;     /* 0: no transaction */
+    enum km_access access;      /* 0: no transaction */
     struct km__page_list dirty; /* pages that this transaction may have stored to */
     struct km__range_list declared;
     struct km__frame_builder builder;
@@ -98,7 +98,14 @@ void km__unregister(km_map *map);
 #define KM__LOCK_BASE (UINT64_C(1) << 62) /* lock bytes from here on */
 #define KM__SLOT_LOCKS (KM__LOCK_BASE + 4096)
 
-enum km__lock { KM__ATTACH = 0, KM__WRITER = 1, KM__CHECKPOINT = 2, KM__SYNC = 3, KM__USER = 4, KM__READ_ONLY_USER = 5 };
+enum km__lock {
+    KM__ATTACH = 0,
+    KM__WRITER = 1,
+    KM__CHECKPOINT = 2,
+    KM__SYNC = 3,
+    KM__USER = 4,
+    KM__READ_ONLY_USER = 5
+};
 
 uint64_t km__deadline(const km_map *map);
 int km__lock_try(km_map *map, enum km__lock lock, enum os_lock_kind kind);
@@ -111,11 +118,13 @@ int km__slot_take(km_map *map);
 void km__slot_release(km_map *map);
 int km__session_has_slots(km_map *map); /* 1: another handle that may write is attached */
 void km__pin(km_map *map, uint64_t generation);
-/** Lowest live pin of the session, the handle's own included; `*slot` (NULL allowed) gets its slot. KM__NO_PIN: none. */
+/** Lowest live pin of the session, the handle's own included; `*slot` (NULL allowed) gets its slot. KM__NO_PIN:
+ *  none. */
 uint64_t km__lowest_pin(km_map *map, uint64_t below, uint32_t *slot);
 int km__reader_lock(km_map *map, uint64_t generation);
 void km__reader_unlock(km_map *map, uint64_t generation);
-/** Write-lock READER + [0, *generation), lowering it to the oldest reader; 0 with *generation 0 if nothing could be had. */
+/** Write-lock READER + [0, *generation), lowering it to the oldest reader; 0 with *generation 0 if nothing could be
+ *  had. */
 int km__readers_exclude(km_map *map, uint64_t *generation, uint64_t not_below);
 void km__readers_admit(km_map *map, uint64_t generation);
 /** 1: a reader stands below *generation, which becomes where it stands; 0: none. */
@@ -136,12 +145,12 @@ int km__slots_store(km_map *map, struct km__slots *slots, const struct km__heade
 int km__slots_store_both(km_map *map, struct km__slots *slots, const struct km__header *header);
 int km__regions_map(km_map *map, const struct km__header *header);
 void km__regions_unmap(km_map *map);
-int km__geometry_refresh(km_map *map); /* maps what another handle's growth changed */
+int km__geometry_refresh(km_map *map);               /* maps what another handle's growth changed */
 int km__home_cover(km_map *map, uint64_t data_size); /* home and view show that many bytes */
 struct km__cursor km__header_cursor(const struct km__header *header);
 uint64_t km__pages_of(uint64_t data_size);
 uint32_t km__page_length(uint64_t data_size, uint64_t page); /* bytes of the page inside the data */
-int km__still_there(km_map *map); /* KM_ESTALE */
+int km__still_there(km_map *map);                            /* KM_ESTALE */
 
 /* ---- table.c ---- */
 uint32_t km__table_entry(const km_map *map, uint64_t page);
@@ -154,11 +163,11 @@ int km__create(const char *path, const struct km_options *options, bool replace)
 int km__check_options(const struct km_options *options, struct km_options *checked);
 
 /* ---- view.c ---- */
-int km__refresh_to(km_map *map, uint64_t goal);    /* apply frames up to it; stale is set on failure */
+int km__refresh_to(km_map *map, uint64_t goal); /* apply frames up to it; stale is set on failure */
 int km__rebase(km_map *map, const struct km__header *header);
-int km__refresh_pinned(km_map *map);               /* pin, rebase if need be, leave `target` respected */
+int km__refresh_pinned(km_map *map); /* pin, rebase if need be, leave `target` respected */
 int km__refresh_read_only(km_map *map);
-int km__compare_start(km_map *map);                /* twin and tracker */
+int km__compare_start(km_map *map); /* twin and tracker */
 const unsigned char *km__image(km_map *map, uint64_t page, const struct km__patch *patch);
 int km__dirty_collect(km_map *map);
 int km__dirty_take_back(km_map *map);
@@ -166,9 +175,9 @@ int km__check_stray(km_map *map);
 
 /* ---- journal.c ---- */
 uint64_t km__journal_used(km_map *map);
-int km__journal_trim(km_map *map); /* look how much may be overwritten, and forget the places of that */
+int km__journal_trim(km_map *map);               /* look how much may be overwritten, and forget the places of that */
 bool km__journal_is_straight(const km_map *map); /* the frames in use do not wrap */
-int km__journal_who_holds(km_map *map); /* KM_EBUSY that names the oldest reader */
+int km__journal_who_holds(km_map *map);          /* KM_EBUSY that names the oldest reader */
 int km__journal_room(km_map *map, uint64_t length, uint64_t deadline, uint64_t *position);
 int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length, uint64_t position);
 int km__journal_adopt(km_map *map);

@@ -3,23 +3,26 @@
  * Attaching and detaching.
  *
  * Rules, and the failure that each prevents:
- *  O1 ATTACH is held from the look at who is attached to the end of the rebuild: two processes that both find nobody would both
- *     rebuild, the second over the first one's session. A rebuilder that dies leaves no slot locked: the next rebuilds again.
- *  O2 [model: durability] Unless the map was closed clean with an empty journal (both slots valid, clean and at the same
- *     generation: the first was durable before the second was written), the header slots and the adopted frames are written
- *     again with the same bytes and the file is synced before anything counts as durable. After a failed sync the
- *     page cache shows bytes that the disk never got, and a new sync reports success.
+ *  O1 ATTACH is held from the look at who is attached to the end of the rebuild: two processes that both find
+ *     nobody would both rebuild, the second over the first one's session. A rebuilder that dies leaves no slot
+ *     locked: the next rebuilds again.
+ *  O2 [model: durability] Unless the map was closed clean with an empty journal (both slots valid, clean and at the
+ *     same generation: the first was durable before the second was written), the header slots and the adopted
+ *     frames are written again with the same bytes and the file is synced before anything counts as durable. After
+ *     a failed sync the page cache shows bytes that the disk never got, and a new sync reports success.
  *  O3 [model: durability] Found "in progress to P" and frames that end below P: damage, never an older generation. The
  *     same if any good frame in the ring says that a generation behind the end was durable: a damaged frame is not
  *     the end of the journal. A torn frame at the end was never durable, and nothing says that it was.
- *  O4 The epoch is cleared before control changes and stored last, random: handles without write permission take words from control only between
- *     two looks at the same epoch with a slot locked, and start anew when it has changed. What a power cut left there is old.
- *  O5 Handles without write permission hold ATTACH for reading while they lock USER and map: the journal is shortened and
- *     moved only by who holds ATTACH with no other USER, so that nobody's mapping loses its file.
+ *  O4 The epoch is cleared before control changes and stored last, random: handles without write permission take
+ *     words from control only between two looks at the same epoch with a slot locked, and start anew when it has
+ *     changed. What a power cut left there is old.
+ *  O5 Handles without write permission hold ATTACH for reading while they lock USER and map: the journal is
+ *     shortened and moved only by who holds ATTACH with no other USER, so that nobody's mapping loses its file.
  *  O6 Home is not written by recovery: opening costs the ring, not the data.
  *  O7 After ATTACH the path must still name the file that was opened: it may have been replaced meanwhile.
- *  O8 Before the first checkpoint of a map its first handle syncs the directory: whoever created it may have died between
- *     giving the file its name and making the name durable, and what is committed now would vanish with the name.
+ *  O8 Before the first checkpoint of a map its first handle syncs the directory: whoever created it may have died
+ *     between giving the file its name and making the name durable, and what is committed now would vanish with the
+ *     name.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -54,13 +57,15 @@ static bool closed_clean(const struct km__slots *slots, const struct km__cursor 
 /* O3. */
 static int check_end(km_map *map, const struct km__header *header, const struct km__cursor *end) {
     uint64_t known = header->target;
-    const uint64_t found = km__frame_search_durable(map->journal_region.address, map->header.journal_size, header->uuid,
-                                                    end->generation);
+    const uint64_t found =
+        km__frame_search_durable(map->journal_region.address, map->header.journal_size, header->uuid, end->generation);
     known = found > known ? found : known;
     if (known <= end->generation)
         return 0;
-    return km__error(KM_EJOURNAL, "%s: commit %" PRIu64 " was durable, but the frame of commit %" PRIu64 " is damaged: restore the "
-                                  "map from a copy", map->path, known, end->generation + 1);
+    return km__error(KM_EJOURNAL,
+                     "%s: commit %" PRIu64 " was durable, but the frame of commit %" PRIu64 " is damaged: restore the "
+                     "map from a copy",
+                     map->path, known, end->generation + 1);
 }
 
 /* O2: the same bytes again, so that a sync means something. */
@@ -91,11 +96,12 @@ static int write_again(km_map *map, struct km__slots *slots, const struct km__cu
 
 static void control_clear(struct km__control *control) {
     atomic_store(&control->epoch, 0); /* O4 */
-    _Atomic uint64_t *words[] = {&control->appended,     &control->durable,        &control->visible,    &control->target,
-                                 &control->checkpointed, &control->geometry,       &control->sync_began, &control->sync_ended,
-                                 &control->header_durable, &control->suspect};
-    _Atomic uint32_t *marks[] = {&control->file_mark, &control->slot_limit, &control->failed, &control->clean, &control->writer_wanted,
-                                 &control->sync_wanted};
+    _Atomic uint64_t *words[] = {&control->appended,   &control->durable,      &control->visible,
+                                 &control->target,     &control->checkpointed, &control->geometry,
+                                 &control->sync_began, &control->sync_ended,   &control->header_durable,
+                                 &control->suspect};
+    _Atomic uint32_t *marks[] = {&control->file_mark, &control->slot_limit,    &control->failed,
+                                 &control->clean,     &control->writer_wanted, &control->sync_wanted};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         atomic_store_explicit(words[i], 0, memory_order_relaxed);
     for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++)
@@ -152,9 +158,13 @@ static int check_session(km_map *map) {
     if (km__load(&control->magic) != KM__CONTROL_MAGIC || km__load(&control->epoch) == 0 || system == os_system() ||
         (map->flags & KM_TAKE_OVER) != 0)
         return 0;
-    return km__error(KM_ESESSION, "%s: a session of another operating system (%s) has it open, or crashed: close it there; if that "
-                                  "system is gone for good, open with KM_TAKE_OVER", map->path,
-                     system == 1 ? "Linux" : system == 2 ? "Windows" : "unknown");
+    return km__error(KM_ESESSION,
+                     "%s: a session of another operating system (%s) has it open, or crashed: close it there; if that "
+                     "system is gone for good, open with KM_TAKE_OVER",
+                     map->path,
+                     system == 1   ? "Linux"
+                     : system == 2 ? "Windows"
+                                   : "unknown");
 }
 
 static int check_fit(km_map *map, const struct km__header *header, const struct km_options *options) {
@@ -163,13 +173,17 @@ static int check_fit(km_map *map, const struct km__header *header, const struct 
     if ((header->feature_incompatible & KM__FEATURE_COMPRESS) != 0 && !km__zlib_available())
         return km__error(KM_EUNSUPPORTED, "%s: its frames are compressed with zlib, which this build lacks", map->path);
     if (!map->read_only && (header->feature_readonly & ~KM__KNOWN_READONLY) != 0)
-        return km__error(KM_EFEATURE, "%s: it has features 0x%" PRIx64 " that a writer must know: open it with KM_READONLY, or use a "
-                                      "newer keepmap", map->path, header->feature_readonly & ~KM__KNOWN_READONLY);
+        return km__error(KM_EFEATURE,
+                         "%s: it has features 0x%" PRIx64
+                         " that a writer must know: open it with KM_READONLY, or use a "
+                         "newer keepmap",
+                         map->path, header->feature_readonly & ~KM__KNOWN_READONLY);
     if (options->schema != NULL &&
         (strcmp(options->schema, header->schema) != 0 || options->schema_version != header->schema_version))
-        return km__error(KM_ESCHEMA, "%s: its schema is \"%s\" version %" PRIu32 ", the program asks for \"%s\" version %" PRIu32
-                                     ": use the program that fits, or convert the data", map->path, header->schema,
-                         header->schema_version, options->schema, options->schema_version);
+        return km__error(KM_ESCHEMA,
+                         "%s: its schema is \"%s\" version %" PRIu32 ", the program asks for \"%s\" version %" PRIu32
+                         ": use the program that fits, or convert the data",
+                         map->path, header->schema, header->schema_version, options->schema, options->schema_version);
     return 0;
 }
 
@@ -187,8 +201,8 @@ static int load_header(km_map *map, struct km__slots *slots) {
             (void)os_file_read(map->file, 0, magic, sizeof magic);
         if (memcmp(magic, KM__MAGIC, sizeof magic) != 0)
             return km__error(KM_ENOTMAP, "%s: it does not begin like a keepmap map", map->path);
-        return km__error(KM_ETRUNCATED, "%s: the file has %" PRIu64 " bytes, less than any map: restore it from a copy", map->path,
-                         info.size);
+        return km__error(KM_ETRUNCATED, "%s: the file has %" PRIu64 " bytes, less than any map: restore it from a copy",
+                         map->path, info.size);
     }
     return km__slots_load(map, slots);
 }
@@ -203,8 +217,10 @@ static int attach_for_writing(km_map *map, struct km__slots *slots) {
     if (held == 0) {
         result = rebuild(map, slots);
     } else if (km__load(&map->control->magic) != KM__CONTROL_MAGIC || km__load(&map->control->epoch) == 0) {
-        result = km__error(KM_EHEADER, "%s: its control words were overwritten while others have it open: close it everywhere "
-                                       "and open it again", map->path);
+        result = km__error(KM_EHEADER,
+                           "%s: its control words were overwritten while others have it open: close it everywhere "
+                           "and open it again",
+                           map->path);
     }
     if (result == 0)
         result = km__slot_take(map);
@@ -264,7 +280,8 @@ static int attach_file(km_map *map, const struct km_options *options) {
     if (result == 0)
         result = os_random(&map->nonce, sizeof map->nonce);
     if (result == 0)
-        result = km__lock_wait(map, KM__ATTACH, map->read_only ? OS_LOCK_READ : OS_LOCK_WRITE, km__deadline(map)); /* O1, O5 */
+        result = km__lock_wait(map, KM__ATTACH, map->read_only ? OS_LOCK_READ : OS_LOCK_WRITE,
+                               km__deadline(map)); /* O1, O5 */
     if (result != 0)
         return result;
     result = attach_locked(map, options);
@@ -296,7 +313,8 @@ static void destroy(km_map *map) {
     free(map);
 }
 
-/* Stand at the newest commit, so that size and generation are known. Damage in the data is for begin and verify to tell. */
+/* Stand at the newest commit, so that size and generation are known. Damage in the data is for begin and verify to
+ * tell. */
 static int first_look(km_map *map) {
     int result = (map->flags & KM_CHECK) != 0 ? km__compare_start(map) : 0;
     if (result == 0)
@@ -343,7 +361,8 @@ static int check_target(const char *target) {
     if (target == NULL || target[0] == '\0')
         return km__error(KM_EINVAL, "the target is empty: name a path");
     if (strncmp(target, "Local\\", 6) == 0 || strncmp(target, "Global\\", 7) == 0)
-        return km__error(KM_EUNSUPPORTED, "%s: this version of keepmap has no maps backed by the paging file: name a path", target);
+        return km__error(KM_EUNSUPPORTED,
+                         "%s: this version of keepmap has no maps backed by the paging file: name a path", target);
     return 0;
 }
 

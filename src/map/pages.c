@@ -20,7 +20,8 @@ int km__array_reserve(void **items, size_t *capacity, size_t needed, size_t size
     size_t wanted = *capacity < 16 ? 16 : *capacity;
     while (wanted < needed) {
         if (wanted > SIZE_MAX / 2 / size)
-            return km__error(KM_ENOMEM, "a list of %zu items is too long for memory: do less in one transaction", needed);
+            return km__error(KM_ENOMEM, "a list of %zu items is too long for memory: do less in one transaction",
+                             needed);
         wanted *= 2;
     }
     void *grown = realloc(*items, wanted * size);
@@ -141,7 +142,8 @@ int km__places_reserve(struct km__places *places, size_t more) {
         memmove(places->items, places->items + places->start, places->count * sizeof(struct km__place));
         places->start = 0;
     }
-    return km__array_reserve((void **)&places->items, &places->capacity, places->count + more, sizeof(struct km__place));
+    return km__array_reserve((void **)&places->items, &places->capacity, places->count + more,
+                             sizeof(struct km__place));
 }
 
 int km__places_add(struct km__places *places, uint64_t position, uint64_t length) {
@@ -176,7 +178,8 @@ void km__places_release(struct km__places *places) {
 /* ---- lists ------------------------------------------------------------------------------------------------------- */
 
 int km__page_list_add_run(struct km__page_list *list, uint64_t first, uint64_t count) {
-    const int result = km__array_reserve((void **)&list->items, &list->capacity, list->count + (size_t)count, sizeof(uint64_t));
+    const int result =
+        km__array_reserve((void **)&list->items, &list->capacity, list->count + (size_t)count, sizeof(uint64_t));
     if (result != 0)
         return result;
     for (uint64_t i = 0; i < count; i++)
@@ -213,7 +216,8 @@ void km__page_list_release(struct km__page_list *list) {
 }
 
 int km__range_list_add(struct km__range_list *list, uint64_t offset, uint64_t length) {
-    const int result = km__array_reserve((void **)&list->items, &list->capacity, list->count + 1, sizeof(struct km__range));
+    const int result =
+        km__array_reserve((void **)&list->items, &list->capacity, list->count + 1, sizeof(struct km__range));
     if (result == 0)
         list->items[list->count++] = (struct km__range){offset, length};
     return result;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Small containers of one handle: the index of patched pages, the list of frames, lists of pages and ranges. Plain memory,
- * no locks: they belong to the handle's thread.
+ * Small containers of one handle: the index of patched pages, the list of frames, lists of pages and ranges. Plain
+ * memory, no locks: they belong to the handle's thread.
  */
 #ifndef KM_MAP_PAGES_H
 #define KM_MAP_PAGES_H
@@ -12,10 +12,10 @@
 
 /** A page that frames after the handle's base touched. */
 struct km__patch {
-    uint64_t key;        /* page + 1; 0: empty */
-    uint64_t generation; /* of the newest such frame */
+    uint64_t key;         /* page + 1; 0: empty */
+    uint64_t generation;  /* of the newest such frame */
     unsigned char *image; /* its committed bytes, of the pool; NULL in handles that never write */
-    uint32_t stored;     /* stored checksum of the page after it */
+    uint32_t stored;      /* stored checksum of the page after it */
 };
 
 /** Pages to patches: open addressing, never more than half full. All zero: empty. */

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What a map tells about itself: info, log, who. Takes no lock that others wait for but CHECKPOINT, for reading and briefly.
+ * What a map tells about itself: info, log, who. Takes no lock that others wait for but CHECKPOINT, for reading and
+ * briefly.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -13,7 +14,8 @@ enum { LOOK_TRIES = 8 };
 
 /* ---- info -------------------------------------------------------------------------------------------------------- */
 
-/* Whether the session's words can be believed: always for a handle that may write, else if somebody who may is attached. */
+/* Whether the session's words can be believed: always for a handle that may write, else if somebody who may is
+ * attached. */
 static int session_lives(km_map *map, bool *lives) {
     *lives = !map->read_only;
     if (!map->read_only)
@@ -29,7 +31,8 @@ struct journal_state {
 };
 
 /* Walk from the checkpoint to the newest visible frame; the bodies are looked at where no session vouches for them. */
-static void look_at_journal(km_map *map, const struct km__header *header, uint64_t limit, bool bodies, struct journal_state *state) {
+static void look_at_journal(km_map *map, const struct km__header *header, uint64_t limit, bool bodies,
+                            struct journal_state *state) {
     const unsigned char *ring = map->journal_region.address;
     const uint64_t size = map->header.journal_size;
     struct km__cursor cursor = km__header_cursor(header);
@@ -49,9 +52,11 @@ static void look_at_journal(km_map *map, const struct km__header *header, uint64
         state->used = cursor.position > first ? cursor.position - first : size - first + cursor.position;
 }
 
-/* Whether a commit behind `end` is known to have been durable, though nobody can find it. Costs a look through the ring. */
+/* Whether a commit behind `end` is known to have been durable, though nobody can find it. Costs a look through the
+ * ring. */
 static bool is_cut_off(km_map *map, const struct km__header *header, uint64_t end) {
-    const uint64_t known = km__frame_search_durable(map->journal_region.address, map->header.journal_size, header->uuid, end);
+    const uint64_t known =
+        km__frame_search_durable(map->journal_region.address, map->header.journal_size, header->uuid, end);
     return known > end || header->target > end;
 }
 
@@ -182,7 +187,8 @@ static int log_add(km_map *map, struct log *log, uint64_t checkpoint) {
 }
 
 /* All good frames after the cursor, up to what is visible. 1: it ended before `least`. */
-static int log_from(km_map *map, struct log *log, struct km__cursor cursor, uint64_t checkpoint, uint64_t least, uint64_t limit) {
+static int log_from(km_map *map, struct log *log, struct km__cursor cursor, uint64_t checkpoint, uint64_t least,
+                    uint64_t limit) {
     log->count = 0;
     while (cursor.generation < limit) {
         int result =
@@ -197,7 +203,8 @@ static int log_from(km_map *map, struct log *log, struct km__cursor cursor, uint
     return cursor.generation < least;
 }
 
-/* Under CHECKPOINT. History is walked if it still leads to the checkpoint: writers may use those frames again any time. */
+/* Under CHECKPOINT. History is walked if it still leads to the checkpoint: writers may use those frames again any
+ * time. */
 static int log_collect(km_map *map, struct log *log, bool *damaged) {
     struct km__slots slots;
     bool lives = false;
@@ -243,7 +250,8 @@ int km_log(km_map *map, km_log_function *each, void *context) {
         if (each(context, &log.entries[i]) != 0)
             result = km__error(KM_ECANCELED, "%s: the caller ended the log", map->path);
     if (result == 0 && damaged)
-        result = km__error(KM_EJOURNAL, "%s: the next commit was durable, and its frame is damaged: restore the map from a copy",
+        result = km__error(KM_EJOURNAL,
+                           "%s: the next commit was durable, and its frame is damaged: restore the map from a copy",
                            map->path);
     free(log.entries);
     km__leave(map);

@@ -3,15 +3,15 @@
  * Header slots and the regions of the file that they describe.
  *
  * Rules, and the failure that each prevents:
- *  H1 [model: durability] A slot is written only over the one that does not count (the older or damaged one), with all fields
- *     taken from the newest, and only while the newest is known durable: `header_durable` in control names its sequence, and
- *     who finds another there (a checkpointer died between its write and its sync, or the sync failed) writes the same bytes
- *     again, durably, first. Otherwise a power cut can tear both slots at once.
- *  H2 Slots are written under CHECKPOINT (or ATTACH with nobody else attached), so that sequences never fork. Readers take no
- *     lock: they copy both slots, check the copies and look again if neither holds, because two slots read one after
- *     the other can each be caught in the middle of their own write.
- *  H3 What changes geometry goes to both slots, each durable, before the first frame that needs it: a frame that lies in a
- *     longer ring is lost to a recovery that knows only the shorter one.
+ *  H1 [model: durability] A slot is written only over the one that does not count (the older or damaged one), with
+ *     all fields taken from the newest, and only while the newest is known durable: `header_durable` in control
+ *     names its sequence, and who finds another there (a checkpointer died between its write and its sync, or the
+ *     sync failed) writes the same bytes again, durably, first. Otherwise a power cut can tear both slots at once.
+ *  H2 Slots are written under CHECKPOINT (or ATTACH with nobody else attached), so that sequences never fork.
+ *     Readers take no lock: they copy both slots, check the copies and look again if neither holds, because two
+ *     slots read one after the other can each be caught in the middle of their own write.
+ *  H3 What changes geometry goes to both slots, each durable, before the first frame that needs it: a frame that
+ *     lies in a longer ring is lost to a recovery that knows only the shorter one.
  */
 #include <string.h>
 
@@ -110,8 +110,8 @@ int km__regions_map(km_map *map, const struct km__header *header) {
     if (result != 0)
         return result;
     if (info.size < km__header_file_end(header))
-        return km__error(KM_ETRUNCATED, "%s: the file has %llu bytes, its header says %llu: restore it from a copy", map->path,
-                         (unsigned long long)info.size, (unsigned long long)km__header_file_end(header));
+        return km__error(KM_ETRUNCATED, "%s: the file has %llu bytes, its header says %llu: restore it from a copy",
+                         map->path, (unsigned long long)info.size, (unsigned long long)km__header_file_end(header));
     struct os_region table = {0}, journal = {0};
     const uint64_t table_length = header->table_capacity;
     result = os_region_map(&table, map->file, header->table_offset, table_length, false);
@@ -161,8 +161,10 @@ static int look_at_file(km_map *map) {
     if (os_file_info(map->file, &info) != 0)
         return km__error_prefix(KM_ESTALE, "%s: the handle's file is gone: close it and open the map again", map->path);
     if (info.device != map->identity.device || info.inode != map->identity.inode)
-        return km__error(KM_ESTALE, "%s: the program closed the handle's file and opened another in its place: close the handle "
-                                    "and open the map again", map->path);
+        return km__error(KM_ESTALE,
+                         "%s: the program closed the handle's file and opened another in its place: close the handle "
+                         "and open the map again",
+                         map->path);
     if (info.links == 0)
         return km__error(KM_ESTALE, "%s: the file was removed or replaced: open the map again", map->path);
     if (info.size < km__header_file_end(&map->header))

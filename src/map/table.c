@@ -2,12 +2,12 @@
  *
  * The table of page checksums: one entry a page, written by checkpoints only.
  *
- * A checkpoint writes the entries of the pages that it touches, and with them, in the same sectors of the disk, those of
- * pages that it does not. On a disk that keeps the power-safe overwrite these keep their value. A map with whole-page frames is for
- * disks that do not, so there a recovery that finds a checkpoint in progress computes the neighbours' entries anew from
- * home; but it believes them only if the digest over the whole table, with the frames' checksums for the pages that they
- * touch, is the one that the frame of the checkpoint's goal carries. Damage to a neighbour's bytes is thus never given a
- * fresh checksum.
+ * A checkpoint writes the entries of the pages that it touches, and with them, in the same sectors of the disk,
+ * those of pages that it does not. On a disk that keeps the power-safe overwrite these keep their value. A map with
+ * whole-page frames is for disks that do not, so there a recovery that finds a checkpoint in progress computes the
+ * neighbours' entries anew from home; but it believes them only if the digest over the whole table, with the
+ * frames' checksums for the pages that they touch, is the one that the frame of the checkpoint's goal carries.
+ * Damage to a neighbour's bytes is thus never given a fresh checksum.
  */
 #include <stdlib.h>
 #include <string.h>

@@ -3,14 +3,15 @@
  * Transactions: begin, touch, commit, abort; sync. The rules of begin stand in view.c, those of a commit in journal.c.
  *
  * Further rules, and the failure that each prevents:
- *  T1 A page that no frame after the handle's base touched is compared with home, whose bytes must match the table's checksum
- *     before the page is first changed. Otherwise damage would be given a fresh checksum and pass for good data.
- *  T2 The table is never asked about a page that a frame in (base, appended] touched: a checkpoint elsewhere may be writing
- *     its entry. The checksum before such a page's change is that of its newest frame.
- *  T3 The checksum after is taken of the bytes in the frame, set in the committed image, not of the view: another thread may
- *     store meanwhile.
- *  T4 Nothing of the handle's own state changes before the frame is in the ring: a commit that fails for want of room or
- *     memory leaves the transaction open and whole.
+ *  T1 A page that no frame after the handle's base touched is compared with home, whose bytes must match the
+ *     table's checksum before the page is first changed. Otherwise damage would be given a fresh checksum and pass
+ *     for good data.
+ *  T2 The table is never asked about a page that a frame in (base, appended] touched: a checkpoint elsewhere may be
+ *     writing its entry. The checksum before such a page's change is that of its newest frame.
+ *  T3 The checksum after is taken of the bytes in the frame, set in the committed image, not of the view: another
+ *     thread may store meanwhile.
+ *  T4 Nothing of the handle's own state changes before the frame is in the ring: a commit that fails for want of
+ *     room or memory leaves the transaction open and whole.
  */
 #include <inttypes.h>
 #include <string.h>
@@ -96,9 +97,11 @@ int km_begin(km_map *map, enum km_access access) {
     if (access != KM_READ && access != KM_WRITE)
         result = km__error(KM_EINVAL, "%s: access %d is neither KM_READ nor KM_WRITE", map->path, (int)access);
     else if (map->access != 0)
-        result = km__error(KM_EMISUSE, "%s: this handle is in a transaction already: commit or abort it first", map->path);
+        result =
+            km__error(KM_EMISUSE, "%s: this handle is in a transaction already: commit or abort it first", map->path);
     else if (access == KM_WRITE && map->read_only)
-        result = km__error(KM_EREADONLY, "%s: this handle was opened with KM_READONLY: open another to write", map->path);
+        result =
+            km__error(KM_EREADONLY, "%s: this handle was opened with KM_READONLY: open another to write", map->path);
     else if ((map->flags & KM_CHECK) != 0)
         result = km__check_stray(map);
     if (result == 0)
@@ -117,8 +120,9 @@ int km_touch(km_map *map, uint64_t offset, uint64_t length) {
     if (map->access != KM_WRITE)
         result = km__error(KM_EMISUSE, "%s: km_touch() outside a write transaction: begin one first", map->path);
     else if (offset > size || length > size - offset)
-        result = km__error(KM_EINVAL, "%s: %" PRIu64 " bytes at offset %" PRIu64 " lie outside the data of %" PRIu64 " bytes", map->path,
-                           length, offset, size);
+        result = km__error(KM_EINVAL,
+                           "%s: %" PRIu64 " bytes at offset %" PRIu64 " lie outside the data of %" PRIu64 " bytes",
+                           map->path, length, offset, size);
     else if (length > 0)
         result = km__range_list_add(&map->declared, offset, length);
     km__leave(map);
@@ -133,7 +137,7 @@ struct build {
     uint64_t digest;
     bool full_pages; /* pages last touched up to `target` are journaled whole */
     uint64_t target;
-    size_t range;    /* first declared range that may matter for the next page */
+    size_t range; /* first declared range that may matter for the next page */
 };
 
 /* The declared ranges that lie in a page, as spans. */
@@ -141,7 +145,8 @@ static size_t page_spans(struct build *build, uint64_t page, uint32_t length, st
     const struct km__range_list *ranges = &build->map->declared;
     const uint64_t start = page * KM__PAGE, end = start + length;
     size_t count = 0;
-    while (build->range < ranges->count && ranges->items[build->range].offset + ranges->items[build->range].length <= start)
+    while (build->range < ranges->count &&
+           ranges->items[build->range].offset + ranges->items[build->range].length <= start)
         build->range++;
     for (size_t i = build->range; i < ranges->count && ranges->items[i].offset < end && count < SPANS_MAX; i++) {
         const uint64_t from = ranges->items[i].offset > start ? ranges->items[i].offset : start;
@@ -159,9 +164,10 @@ static int stored_before(km_map *map, uint64_t page, const struct km__patch *pat
     const uint32_t found = km__checksum_page(map->header.checksum_kind, map->home_region.address + page * KM__PAGE);
     if (found == *stored)
         return 0;
-    return km__error(KM_ECORRUPT, "%s: page %" PRIu64 " (bytes from %" PRIu64 ") has checksum %08" PRIx32 ", the table says %08" PRIx32
-                                  ": the disk changed it; run keepmap verify, restore it from a copy", map->path, page,
-                     page * KM__PAGE, found, *stored);
+    return km__error(KM_ECORRUPT,
+                     "%s: page %" PRIu64 " (bytes from %" PRIu64 ") has checksum %08" PRIx32
+                     ", the table says %08" PRIx32 ": the disk changed it; run keepmap verify, restore it from a copy",
+                     map->path, page, page * KM__PAGE, found, *stored);
 }
 
 static int build_page(struct build *build, uint64_t page) {
@@ -218,7 +224,8 @@ static int finish_frame(struct build *build, const unsigned char **bytes, uint64
         .whole_blocks = build->full_pages,
     };
     memcpy(fields.uuid, map->header.uuid, sizeof fields.uuid);
-    *after = (struct km__cursor){.generation = fields.generation, .digest = build->digest, .data_size = build->data_size};
+    *after =
+        (struct km__cursor){.generation = fields.generation, .digest = build->digest, .data_size = build->data_size};
     const int result = km__frame_finish(&map->builder, &fields, bytes, length, &after->chain);
     return result == 0 ? 0 : km__error(result, "%s: the frame of this commit could not be built", map->path);
 }
@@ -258,8 +265,8 @@ static void end_write(km_map *map) {
 
 /* Errors after which the transaction cannot go on. */
 static bool is_final(int error) {
-    return error != KM_EBUSY && error != KM_ENOSPACE && error != KM_ENOMEM && error != KM_ECORRUPT && error != KM_ESIZE &&
-           error != KM_EUNSUPPORTED;
+    return error != KM_EBUSY && error != KM_ENOSPACE && error != KM_ENOMEM && error != KM_ECORRUPT &&
+           error != KM_ESIZE && error != KM_EUNSUPPORTED;
 }
 
 static int write_frame(struct build *build, uint64_t deadline) {
@@ -294,7 +301,8 @@ static int write_frame(struct build *build, uint64_t deadline) {
     return 0;
 }
 
-/* Half the ring in use: time for a checkpoint. Its failure is not this commit's, which is done; who needs the room will tell. */
+/* Half the ring in use: time for a checkpoint. Its failure is not this commit's, which is done; who needs the room
+ * will tell. */
 static void checkpoint_if_due(km_map *map) {
     const uint64_t used = km__journal_used(map), ring = map->header.journal_size;
     if (used < ring / 2) {
@@ -310,9 +318,8 @@ static void checkpoint_if_due(km_map *map) {
 
 int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline) {
     struct km__control *control = map->control;
-    struct build build = {.map = map,
-                          .data_size = new_size,
-                          .full_pages = (map->header.feature_readonly & KM__FEATURE_FULL_PAGES) != 0};
+    struct build build = {
+        .map = map, .data_size = new_size, .full_pages = (map->header.feature_readonly & KM__FEATURE_FULL_PAGES) != 0};
     int result = km__still_there(map);
     if (result == 0 && km__failed(map))
         result = km__failed_error(map);
@@ -410,7 +417,8 @@ int km_checkpoint(km_map *map) {
         return result;
     result = may_write(map, "km_checkpoint()");
     if (result == 0 && map->access == KM_WRITE)
-        result = km__error(KM_EMISUSE, "%s: km_checkpoint() inside a write transaction: commit or abort it first", map->path);
+        result = km__error(KM_EMISUSE, "%s: km_checkpoint() inside a write transaction: commit or abort it first",
+                           map->path);
     if (result == 0)
         result = km__checkpoint(map, km__deadline(map), false);
     km__leave(map);

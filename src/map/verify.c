@@ -2,10 +2,10 @@
  *
  * Verify: both header slots, the frames after the checkpoint, every page of home, the digest.
  *
- * It holds CHECKPOINT for reading, chunk by chunk, so that neither home nor a slot changes under a chunk and no frame after the
- * checkpoint is overwritten, and lets a waiting checkpoint go first between two chunks. Pages that frames after the
- * checkpoint touch are checked twice: home against the table, unless a checkpoint died half-way, and home with the
- * frames applied against the frames' checksums.
+ * It holds CHECKPOINT for reading, chunk by chunk, so that neither home nor a slot changes under a chunk and no
+ * frame after the checkpoint is overwritten, and lets a waiting checkpoint go first between two chunks. Pages that
+ * frames after the checkpoint touch are checked twice: home against the table, unless a checkpoint died half-way,
+ * and home with the frames applied against the frames' checksums.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -63,10 +63,8 @@ static int verify_slots(struct verify *verify) {
         char message[128];
         verify->report->headers_damaged++;
         snprintf(message, sizeof message, "header slot %c is damaged; the other one serves", slot == 0 ? 'A' : 'B');
-        const struct km_finding finding = {.error = KM_EHEADER,
-                                           .page = (uint64_t)slot,
-                                           .offset = (uint64_t)slot * KM__SLOT_B,
-                                           .message = message};
+        const struct km_finding finding = {
+            .error = KM_EHEADER, .page = (uint64_t)slot, .offset = (uint64_t)slot * KM__SLOT_B, .message = message};
         result = tell(verify, &finding);
     }
     return result;
@@ -82,8 +80,8 @@ static uint64_t expected_end(struct verify *verify, uint64_t end) {
         const uint64_t durable = km__load(&map->control->durable);
         return durable > expected ? durable : expected;
     }
-    const uint64_t found = km__frame_search_durable(map->journal_region.address, map->header.journal_size,
-                                                    map->header.uuid, end);
+    const uint64_t found =
+        km__frame_search_durable(map->journal_region.address, map->header.journal_size, map->header.uuid, end);
     return found > expected ? found : expected;
 }
 
@@ -107,7 +105,8 @@ static int walk_frames(struct verify *verify, struct km__cursor *cursor) {
     km_map *map = verify->map;
     int result = km__geometry_refresh(map);
     while (result == 0) {
-        result = km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
+        result =
+            km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
         if (result == 0) {
             verify->report->frames++;
             result = note_pages(verify);
@@ -131,8 +130,8 @@ static int verify_frames(struct verify *verify) {
     if (expected <= cursor.generation)
         return 0;
     char message[160];
-    snprintf(message, sizeof message, "commit %" PRIu64 " was durable, but the frame of commit %" PRIu64 " is damaged", expected,
-             cursor.generation + 1);
+    snprintf(message, sizeof message, "commit %" PRIu64 " was durable, but the frame of commit %" PRIu64 " is damaged",
+             expected, cursor.generation + 1);
     verify->report->frames_damaged++;
     const struct km_finding finding = {.error = KM_EJOURNAL,
                                        .offset = map->header.journal_offset + cursor.position,
@@ -146,7 +145,8 @@ static int verify_frames(struct verify *verify) {
 static int page_damaged(struct verify *verify, uint64_t page, uint32_t expected, uint32_t found, const char *against) {
     char message[160];
     verify->report->pages_damaged++;
-    snprintf(message, sizeof message, "page %" PRIu64 " has checksum %08" PRIx32 ", %s %08" PRIx32, page, found, against, expected);
+    snprintf(message, sizeof message, "page %" PRIu64 " has checksum %08" PRIx32 ", %s %08" PRIx32, page, found,
+             against, expected);
     const struct km_finding finding = {.error = KM_ECORRUPT,
                                        .page = page,
                                        .offset = page * KM__PAGE,
@@ -230,8 +230,9 @@ static int verify_digest(struct verify *verify) {
     const struct km_finding finding = {.error = KM_EJOURNAL,
                                        .offset = newest(verify)->table_offset,
                                        .generation = newest(verify)->generation,
-                                       .message = "the digest of all checksums is not the one in the header: the table or "
-                                                  "the header was changed"};
+                                       .message =
+                                           "the digest of all checksums is not the one in the header: the table or "
+                                           "the header was changed"};
     return tell(verify, &finding);
 }
 

@@ -2,33 +2,34 @@
  *
  * Views: what a handle shows, how it is brought from one generation to the next, and how stores are found.
  *
- * A handle maps home twice: shared and read-only (`home_region`), and private copy-on-write (`view`). Invariant V: a view
- * at generation g shows home for every page that no frame after its base touched, and a patched private copy of every page
- * that one did. Applying a frame is "set these bytes", so that repeating what home already contains changes nothing, also
- * over a page that a checkpoint has half written or that a power cut tore between sectors.
+ * A handle maps home twice: shared and read-only (`home_region`), and private copy-on-write (`view`). Invariant V:
+ * a view at generation g shows home for every page that no frame after its base touched, and a patched private copy
+ * of every page that one did. Applying a frame is "set these bytes", so that repeating what home already contains
+ * changes nothing, also over a page that a checkpoint has half written or that a power cut tore between sectors.
  *
  * The rules of begin, and the failure that each prevents (c is `checkpointed`, pin is the handle's slot):
- *  V1 [model: snapshot] Store pin = max(view, c), full fence, load `checkpointed` again: if it passed the pin, move the pin
- *     and repeat. Without it the pin can be stored just after a checkpointer looked at the pins and published, and the
- *     frames that the refresh needs are overwritten.
- *  V2 [model: snapshot] Only then load `target`, then `visible`, and refresh to at least `target`. A checkpoint that did not
- *     see the pin has stored its target before it looked: home may be anywhere up to it, so the view must be past it.
+ *  V1 [model: snapshot] Store pin = max(view, c), full fence, load `checkpointed` again: if it passed the pin, move
+ *     the pin and repeat. Without it the pin can be stored just after a checkpointer looked at the pins and
+ *     published, and the frames that the refresh needs are overwritten.
+ *  V2 [model: snapshot] Only then load `target`, then `visible`, and refresh to at least `target`. A checkpoint
+ *     that did not see the pin has stored its target before it looked: home may be anywhere up to it, so the view
+ *     must be past it.
  *  V3 A view older than home drops its whole range, not a list of pages: pages can be private without any frame
  *     (equal stores, locked memory, aborted stores) and would go on showing an older home.
- *  V4 A view that starts anew takes its base from the newest header slot, read after the pin is stored, then raises the pin
- *     to it and checks again: `checkpointed` may lag behind the header when a checkpointer died or is about to publish, and
- *     the positions of older frames are not to be had.
- *  V5 A view never goes back. If it is ahead of `visible` (after an aborted write that began at an unpublished commit), that
- *     commit is synced and published first; it would otherwise show what a power cut can still take away. The one exception
- *     is a failed sync, after which reads stand at the last durable commit.
+ *  V4 A view that starts anew takes its base from the newest header slot, read after the pin is stored, then raises
+ *     the pin to it and checks again: `checkpointed` may lag behind the header when a checkpointer died or is about
+ *     to publish, and the positions of older frames are not to be had.
+ *  V5 A view never goes back. If it is ahead of `visible` (after an aborted write that began at an unpublished
+ *     commit), that commit is synced and published first; it would otherwise show what a power cut can still take
+ *     away. The one exception is a failed sync, after which reads stand at the last durable commit.
  *  V6 After a refresh each page that it touched must match the stored checksum of the last frame that touched it.
- *  V7 [model: read_only] A handle without write permission locks READER + a generation that was durable, not the one that it shows:
- *     a generation that was only visible can come back with other bytes after everybody died, be checkpointed,
- *     and change home under a lock of the same number.
+ *  V7 [model: read_only] A handle without write permission locks READER + a generation that was durable, not the
+ *     one that it shows: a generation that was only visible can come back with other bytes after everybody died, be
+ *     checkpointed, and change home under a lock of the same number.
  *
- * A handle that writes keeps `twin`, a committed image of each patched page, because a patched page cannot be compared with
- * home. The twin is brought forward by the frames' bytes only, never by reading the view: another thread may store into the
- * view meanwhile, and what it stores then would be taken for committed.
+ * A handle that writes keeps `twin`, a committed image of each patched page, because a patched page cannot be
+ * compared with home. The twin is brought forward by the frames' bytes only, never by reading the view: another
+ * thread may store into the view meanwhile, and what it stores then would be taken for committed.
  */
 #include <string.h>
 
@@ -153,10 +154,11 @@ static int check_touched(km_map *map) {
         if (found == patch->stored)
             continue;
         if (result == 0)
-            result = km__error(KM_ECORRUPT, "%s: page %llu (bytes from %llu) has checksum %08x, commit %llu says %08x: the disk "
-                                          "changed it; run keepmap verify, restore it from a copy", map->path,
-                             (unsigned long long)page, (unsigned long long)(page * KM__PAGE), (unsigned)found,
-                             (unsigned long long)patch->generation, (unsigned)patch->stored);
+            result = km__error(KM_ECORRUPT,
+                               "%s: page %llu (bytes from %llu) has checksum %08x, commit %llu says %08x: the disk "
+                               "changed it; run keepmap verify, restore it from a copy",
+                               map->path, (unsigned long long)page, (unsigned long long)(page * KM__PAGE),
+                               (unsigned)found, (unsigned long long)patch->generation, (unsigned)patch->stored);
         if (!map->collect_damaged)
             break;
         if (note_damage(map, page, patch->stored, found) != 0)
@@ -167,9 +169,12 @@ static int check_touched(km_map *map) {
 
 /* Read the frame after `cursor`; a ring that another handle made longer is mapped and tried again. */
 static int next_frame(km_map *map, struct km__cursor *cursor) {
-    int result = km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
+    int result =
+        km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
     if (result != 1)
-        return result < 0 ? km__error_prefix(result, "%s: frame %llu", map->path, (unsigned long long)cursor->generation + 1) : 0;
+        return result < 0
+                   ? km__error_prefix(result, "%s: frame %llu", map->path, (unsigned long long)cursor->generation + 1)
+                   : 0;
     const uint64_t geometry = map->header.geometry;
     result = km__geometry_refresh(map);
     if (result != 0)
@@ -179,7 +184,8 @@ static int next_frame(km_map *map, struct km__cursor *cursor) {
     return km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
 }
 
-/* Note where another handle's frame stands. What its writer swept over on the way from `head` it knew to be reusable (J1);
+/* Note where another handle's frame stands. What its writer swept over on the way from `head` it knew to be reusable
+ * (J1);
  * keeping those places would leave a list of more than one lap, which says nothing about what is free. */
 static int note_place(km_map *map, uint64_t head) {
     const uint64_t position = map->frame.position, end = position + map->frame.head.length;
@@ -243,7 +249,8 @@ static bool wants_rebase(const km_map *map, uint64_t checkpointed) {
 
 int km__refresh_pinned(km_map *map) {
     struct km__control *control = map->control;
-    if (km__load(&control->checkpointed) > map->cursor.generation || wants_rebase(map, km__load(&control->checkpointed)))
+    if (km__load(&control->checkpointed) > map->cursor.generation ||
+        wants_rebase(map, km__load(&control->checkpointed)))
         map->stale = true;
     for (int tries = 0; tries < PIN_TRIES; tries++) {
         const uint64_t pin = pin_down(map, map->stale ? 0 : map->cursor.generation);
@@ -265,8 +272,10 @@ int km__refresh_pinned(km_map *map) {
         break;
     }
     if (map->stale)
-        return km__error(KM_EHEADER, "%s: the header never caught up with the session: close the map everywhere and open it "
-                                     "again", map->path);
+        return km__error(KM_EHEADER,
+                         "%s: the header never caught up with the session: close the map everywhere and open it "
+                         "again",
+                         map->path);
     const uint64_t target = km__load(&control->target); /* V2 */
     return target > map->cursor.generation ? km__refresh_to(map, target) : 0;
 }
@@ -313,11 +322,14 @@ static int refresh_to_end(km_map *map, const struct km__header *header, bool sea
     }
     if (result < 0)
         return result;
-    const uint64_t lost = !search ? 0 : km__frame_search_durable(map->journal_region.address, map->header.journal_size,
-                                                                 map->header.uuid, end.generation);
+    const uint64_t lost = !search ? 0
+                                  : km__frame_search_durable(map->journal_region.address, map->header.journal_size,
+                                                             map->header.uuid, end.generation);
     if (end.generation < header->target || lost > end.generation)
-        return km__error(KM_EJOURNAL, "%s: commit %llu was durable, but the frame of commit %llu is damaged: restore the map "
-                                      "from a copy", map->path, (unsigned long long)(lost > header->target ? lost : header->target),
+        return km__error(KM_EJOURNAL,
+                         "%s: commit %llu was durable, but the frame of commit %llu is damaged: restore the map "
+                         "from a copy",
+                         map->path, (unsigned long long)(lost > header->target ? lost : header->target),
                          (unsigned long long)end.generation + 1);
     return km__refresh_to(map, end.generation);
 }
@@ -480,7 +492,8 @@ int km__dirty_take_back(km_map *map) {
     return 0;
 }
 
-/* Whether home may show something newer than the view, so that a page without a committed image cannot be judged by it. The
+/* Whether home may show something newer than the view, so that a page without a committed image cannot be judged by
+ * it. The
  * answer holds until the pin goes. */
 static int home_moved(km_map *map, bool *moved) {
     const uint64_t generation = map->cursor.generation;
@@ -494,7 +507,8 @@ static int home_moved(km_map *map, bool *moved) {
     if (*moved || result != 0)
         return *moved ? 0 : result;
     result = km__slots_load(map, &slots);
-    *moved = result == 0 && (slots.slot[slots.chosen].generation > generation || slots.slot[slots.chosen].target > generation);
+    *moved = result == 0 &&
+             (slots.slot[slots.chosen].generation > generation || slots.slot[slots.chosen].target > generation);
     return result;
 }
 
@@ -536,8 +550,9 @@ int km__check_stray(km_map *map) {
     if (moved)
         map->stale = true; /* what could not be judged is dropped with the whole view */
     if (found > 0)
-        return km__error(KM_ESTRAY, "%s: bytes were stored outside a write transaction, first at offset %llu, in %llu pages in "
-                                    "all; they were taken back: begin a write transaction before storing", map->path,
-                         (unsigned long long)where, (unsigned long long)found);
+        return km__error(KM_ESTRAY,
+                         "%s: bytes were stored outside a write transaction, first at offset %llu, in %llu pages in "
+                         "all; they were taken back: begin a write transaction before storing",
+                         map->path, (unsigned long long)where, (unsigned long long)found);
     return result;
 }
