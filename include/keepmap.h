@@ -151,7 +151,8 @@ struct km_options {
     uint32_t mode;           /**< enum km_mode */
     uint32_t checksum;       /**< enum km_checksum */
     uint32_t permissions;    /**< of the created file; default 0600, umask not applied */
-    uint32_t timeout_ms;     /**< how long locks are waited for; default 10 s, UINT32_MAX: for ever */
+    uint32_t timeout_ms;     /**< how long locks are waited for; default 10 s, UINT32_MAX: for ever. A commit that is
+                              *   made waits for the disk, and for another's sync, as long as it takes. */
     const char *schema;      /**< the application's own name for what the data means, at most 63 bytes; NULL: any */
     uint32_t schema_version; /**< its version; an open that names another schema or version gets KM_ESCHEMA */
 };
@@ -173,7 +174,8 @@ KM_API int km_open(km_map **map, const char *target, const struct km_options *op
  * Detach. An open transaction is aborted. The last handle that may write brings home up to the newest commit and
  * marks the map clean, so that everything, lazy commits included, is durable when this returns 0. The handle is
  * gone whatever is returned, but for KM_EMISUSE (another thread is inside a call on it). `map` may be NULL. Errors:
- * KM_EIO, KM_ENOSPACE, KM_EBUSY (the map is whole, but not marked clean).
+ * KM_EBUSY, KM_ENOSPACE, KM_ENOMEM, KM_ECORRUPT, KM_EJOURNAL (the map is as it was, but not marked clean: the next to
+ * open it recovers it), KM_EIO, KM_ESTALE.
  */
 KM_API int km_close(km_map *map);
 

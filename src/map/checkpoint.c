@@ -40,7 +40,7 @@
 /* Bytes of frames that one round takes into memory; a single larger frame still goes alone. */
 #define ROUND_BYTES (UINT64_C(64) << 20)
 
-enum { RUN_PAGES = 64, PIN_LOOKS = 200 };
+enum { RUN_PAGES = 64, PIN_LOOKS = 16 };
 
 /* A touch of a page by one of the frames of the round. */
 struct touch {
@@ -98,14 +98,14 @@ static int round_read(km_map *map, struct round *round, uint64_t goal, uint64_t 
         struct km__frame *frame = &round->frames[round->frame_count];
         memset(frame, 0, sizeof *frame);
         round->frame_count++;
-        result = km__frame_read(frame, map->journal_region.address, map->header.journal_size, &map->limits, &round->to);
+        result = km__journal_read(map, frame, &round->to);
         if (result == 1)
             return km__frame_lost(map, round->to.generation + 1);
         if (result == 0)
             result = add_touches(round, round->frame_count - 1);
         if (result != 0)
             return result;
-        bytes += frame->head.length;
+        bytes += frame->head.body_length; /* what it takes here; it may be compressed in the ring */
     }
     if (round->touch_count > 1)
         qsort(round->touches, round->touch_count, sizeof(struct touch), compare_touches);

@@ -68,6 +68,7 @@ struct km__control {
     KM__WORD uint32_t failed;
     KM__WORD uint32_t clean;
     KM__WORD uint32_t writer_wanted;
+    KM__WORD uint32_t checkpoint_wanted;
     KM__WORD uint32_t sync_wanted;
     KM__WORD uint64_t header_durable;
     KM__WORD uint64_t sync_began;

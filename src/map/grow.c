@@ -127,7 +127,7 @@ int km__shrink_journal(km_map *map, struct km__slots *slots) {
 /* ---- data -------------------------------------------------------------------------------------------------------- */
 
 /* G3. */
-static int clear_way(km_map *map, uint64_t old_size, uint64_t size) {
+static int clear_way(km_map *map, uint64_t old_size, uint64_t size, uint64_t deadline) {
     const uint64_t first = map->header.data_offset + km__pages_of(old_size) * KM__PAGE;
     const uint64_t end = map->header.data_offset + km__pages_of(size) * KM__PAGE;
     bool found = false;
@@ -141,15 +141,24 @@ static int clear_way(km_map *map, uint64_t old_size, uint64_t size) {
         }
         at = stop > at ? stop : end;
     }
-    return result == 0 && found ? sync_all(map) : result;
+    if (result != 0 || !found)
+        return result;
+    result = km__checkpoint_lock(map, deadline); /* for its mark: see J9 */
+    if (result != 0)
+        return result;
+    result = sync_all(map);
+    km__checkpoint_unlock(map);
+    return result;
 }
 
 static int grow_in_place(km_map *map, uint64_t size, uint64_t deadline) {
-    int result = clear_way(map, map->cursor.data_size, size);
+    int result = clear_way(map, map->cursor.data_size, size, deadline);
     if (result == 0 && os_file_holes_take_space(map->file))
         result = km__allocate_data(map->file, &map->header, 0, size);
-    if (result == 0)
+    if (result == 0) {
+        km__clear_tail(map);
         result = km__commit_write(map, size, deadline);
+    }
     if (result != 0 && map->access != 0)
         (void)km__end(map, false);
     return result;
@@ -215,7 +224,9 @@ static int move_regions(km_map *map, uint64_t size) {
     result = moved_layout(map, &from, size, &moved);
     if (result != 0)
         return result;
-    result = os_file_resize(map->file, km__header_file_end(&moved));
+    result = os_file_resize(map->file, km__header_file_end(&from)); /* what a growth that died left there (G2) */
+    if (result == 0)
+        result = os_file_resize(map->file, km__header_file_end(&moved));
     if (result == 0)
         result = copy_table(map, &from, &moved);
     if (result == 0)

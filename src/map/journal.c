@@ -67,6 +67,15 @@ int km__sync_failed(km_map *map, int result) {
     return km__error_prefix(KM_EIO, "the map is closed to commits until all have closed it");
 }
 
+int km__journal_read(km_map *map, struct km__frame *frame, struct km__cursor *cursor) {
+    const int result =
+        km__frame_read(frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
+    if (result >= 0)
+        return result;
+    return km__error(result, "%s: the frame of commit %" PRIu64 " cannot be read: %s", map->path,
+                     cursor->generation + 1, km_error_message(result));
+}
+
 /* J10. */
 int km__frame_lost(km_map *map, uint64_t generation) {
     if (map->slot != KM__NO_SLOT && generation > km__load(&map->control->durable)) {
@@ -91,7 +100,14 @@ uint64_t km__journal_used(km_map *map) {
 
 /* J1. */
 int km__journal_trim(km_map *map) {
+    struct km__slots slots;
+    const int loaded = km__slots_load(map, &slots);
+    if (loaded != 0)
+        return loaded;
+    /* A wild word must not give frames away that the header still needs. */
+    const uint64_t home = slots.slot[slots.chosen].generation;
     uint64_t reusable = km__load(&map->control->checkpointed);
+    reusable = reusable < home ? reusable : home;
     atomic_thread_fence(memory_order_seq_cst);
     const uint64_t pin = km__lowest_pin(map, reusable, NULL);
     reusable = pin < reusable ? pin : reusable;
@@ -194,8 +210,7 @@ static bool sync_quiet(km_map *map) {
 
 int km__frame_rewrite(km_map *map, struct km__cursor *cursor) {
     const struct km__cursor before = *cursor;
-    int result =
-        km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
+    int result = km__journal_read(map, &map->frame, cursor);
     if (result != 0)
         return result;
     const uint64_t position = map->frame.position, length = map->frame.head.length;
@@ -253,8 +268,10 @@ int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length,
         result = wipe_head(map, position, result);
     else if (result != 0)
         result = km__sync_failed(map, result);
-    if (result == 0)
+    if (result == 0) {
+        km__raise(&control->geometry, map->header.geometry); /* a grower may have died before it said so */
         km__raise(&control->appended, mine);
+    }
     if (fast && result == 0) {
         sync_end(map);
         km__raise(&control->visible, mine); /* J5 */
@@ -341,8 +358,7 @@ static int rewrite_suspects(km_map *map, uint64_t appended) {
         return result;
     struct km__cursor cursor = km__header_cursor(&slots.slot[slots.chosen]);
     while (result == 0 && cursor.generation < durable)
-        result =
-            km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, &cursor);
+        result = km__journal_read(map, &map->frame, &cursor);
     while (result == 0 && cursor.generation < last)
         result = km__frame_rewrite(map, &cursor);
     return result == 1 ? km__frame_lost(map, cursor.generation + 1) : result;

@@ -43,15 +43,28 @@ int km__lock_try(km_map *map, enum km__lock lock, enum os_lock_kind kind) {
     return os_lock_try(map->locks, KM__LOCK_BASE + (uint64_t)lock, 1, kind);
 }
 
+/* L4: the word that waiters for a lock set; NULL: they look again by themselves. */
+static _Atomic uint32_t *wanted_word(struct km__control *control, enum km__lock lock) {
+    switch (lock) {
+    case KM__WRITER:
+        return &control->writer_wanted;
+    case KM__CHECKPOINT:
+        return &control->checkpoint_wanted;
+    case KM__SYNC:
+        return &control->sync_wanted;
+    default:
+        return NULL;
+    }
+}
+
 void km__unlock(km_map *map, enum km__lock lock) {
     os_lock_release(map->locks, KM__LOCK_BASE + (uint64_t)lock, 1);
     struct km__control *control = map->control;
     if (control == NULL || map->read_only || map->lost)
         return;
-    if (lock == KM__WRITER && atomic_load_explicit(&control->writer_wanted, memory_order_relaxed) != 0)
-        km__wake(map, &control->writer_wanted);
-    if (lock == KM__SYNC && atomic_load_explicit(&control->sync_wanted, memory_order_relaxed) != 0)
-        km__wake(map, &control->sync_wanted);
+    _Atomic uint32_t *wanted = wanted_word(control, lock);
+    if (wanted != NULL && atomic_load_explicit(wanted, memory_order_relaxed) != 0)
+        km__wake(map, wanted);
 }
 
 void km__wake(km_map *map, _Atomic uint32_t *word) {
@@ -75,14 +88,18 @@ static void sleep_on(km_map *map, _Atomic uint32_t *word, uint64_t timeout_ns) {
     atomic_store_explicit(&slot->waiting, 0, memory_order_relaxed);
 }
 
-void km__rest(km_map *map, unsigned attempt) {
+void km__sleep(km_map *map, uint64_t time_ns) {
     static const _Atomic uint32_t never = 0;
+    os_waiter_sleep(map->waiter, &never, 0, time_ns);
+}
+
+void km__rest(km_map *map, unsigned attempt) {
     if (attempt < 32) {
         os_pause();
         return;
     }
     const uint64_t time = attempt < 64 ? REST_SHORT_NS : attempt < 256 ? REST_LONG_NS / 8 : REST_LONG_NS;
-    os_waiter_sleep(map->waiter, &never, 0, time);
+    km__sleep(map, time);
 }
 
 static const char *lock_user(enum km__lock lock) {
@@ -100,8 +117,8 @@ static const char *lock_user(enum km__lock lock) {
 
 int km__lock_wait(km_map *map, enum km__lock lock, enum os_lock_kind kind, uint64_t deadline) {
     _Atomic uint32_t *word = NULL;
-    if (map->control != NULL && map->slot != KM__NO_SLOT && lock == KM__WRITER)
-        word = &map->control->writer_wanted;
+    if (map->control != NULL && map->slot != KM__NO_SLOT && kind == OS_LOCK_WRITE)
+        word = wanted_word(map->control, lock);
     for (unsigned attempt = 0;; attempt++) {
         int result = km__lock_try(map, lock, kind);
         if (result != KM_EBUSY)

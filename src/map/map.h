@@ -113,6 +113,7 @@ int km__lock_wait(km_map *map, enum km__lock lock, enum os_lock_kind kind, uint6
 void km__unlock(km_map *map, enum km__lock lock);
 int km__sync_wait(km_map *map, uint64_t deadline); /* until SYNC may be free; KM_EBUSY past the deadline */
 void km__wake(km_map *map, _Atomic uint32_t *word);
+void km__sleep(km_map *map, uint64_t time_ns);
 void km__rest(km_map *map, unsigned attempt); /* a bounded sleep between two tries */
 int km__slot_take(km_map *map);
 void km__slot_release(km_map *map);
@@ -171,6 +172,8 @@ int km__compare_start(km_map *map); /* twin and tracker */
 const unsigned char *km__image(km_map *map, uint64_t page, const struct km__patch *patch);
 int km__dirty_collect(km_map *map);
 int km__dirty_take_back(km_map *map);
+/** Bytes of the last page behind the data may have been stored to by mistake: growth finds them zero. */
+void km__clear_tail(km_map *map);
 int km__check_stray(km_map *map);
 
 /* ---- journal.c ---- */
@@ -180,6 +183,8 @@ bool km__journal_is_straight(const km_map *map); /* the frames in use do not wra
 int km__journal_who_holds(km_map *map);          /* KM_EBUSY that names the oldest reader */
 int km__journal_room(km_map *map, uint64_t length, uint64_t deadline, uint64_t *position);
 int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length, uint64_t position);
+/** km__frame_read() on the map's ring, with a sentence for its errors. */
+int km__journal_read(km_map *map, struct km__frame *frame, struct km__cursor *cursor);
 int km__journal_adopt(km_map *map);
 /** Write the frame after the cursor again, the same bytes from a checked copy, and move behind it. 1: no good frame. */
 int km__frame_rewrite(km_map *map, struct km__cursor *cursor);

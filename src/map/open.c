@@ -37,12 +37,11 @@ enum { OPEN_TRIES = 100, PATH_CHANGED = 1 };
 static int count_frames(km_map *map, const struct km__header *header, struct km__cursor *end) {
     *end = km__header_cursor(header);
     for (;;) {
-        const int result =
-            km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, end);
+        const int result = km__journal_read(map, &map->frame, end);
         if (result == 1)
             return 0;
         if (result != 0)
-            return km__error_prefix(result, "%s: frame of commit %" PRIu64, map->path, end->generation + 1);
+            return result;
     }
 }
 
@@ -100,8 +99,9 @@ static void control_clear(struct km__control *control) {
                                  &control->target,     &control->checkpointed, &control->geometry,
                                  &control->sync_began, &control->sync_ended,   &control->header_durable,
                                  &control->suspect};
-    _Atomic uint32_t *marks[] = {&control->file_mark, &control->slot_limit,    &control->failed,
-                                 &control->clean,     &control->writer_wanted, &control->sync_wanted};
+    _Atomic uint32_t *marks[] = {&control->file_mark,  &control->slot_limit,    &control->failed,
+                                 &control->clean,      &control->writer_wanted, &control->checkpoint_wanted,
+                                 &control->sync_wanted};
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         atomic_store_explicit(words[i], 0, memory_order_relaxed);
     for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++)

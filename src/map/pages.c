@@ -216,6 +216,12 @@ void km__page_list_release(struct km__page_list *list) {
 }
 
 int km__range_list_add(struct km__range_list *list, uint64_t offset, uint64_t length) {
+    struct km__range *last = list->count > 0 ? &list->items[list->count - 1] : NULL;
+    if (last != NULL && offset >= last->offset && offset <= last->offset + last->length) { /* often the same, or next */
+        if (offset + length > last->offset + last->length)
+            last->length = offset + length - last->offset;
+        return 0;
+    }
     const int result =
         km__array_reserve((void **)&list->items, &list->capacity, list->count + 1, sizeof(struct km__range));
     if (result == 0)

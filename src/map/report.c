@@ -39,7 +39,7 @@ static void look_at_journal(km_map *map, const struct km__header *header, uint64
     struct km__frame_head head;
     uint64_t position = 0, first = UINT64_MAX;
     while (cursor.generation < limit) {
-        const int result = bodies ? km__frame_read(&map->frame, ring, size, &map->limits, &cursor)
+        const int result = bodies ? km__journal_read(map, &map->frame, &cursor)
                                   : km__frame_peek(&head, &position, ring, size, &map->limits, &cursor);
         if (result != 0)
             break;
@@ -191,8 +191,7 @@ static int log_from(km_map *map, struct log *log, struct km__cursor cursor, uint
                     uint64_t limit) {
     log->count = 0;
     while (cursor.generation < limit) {
-        int result =
-            km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, &cursor);
+        int result = km__journal_read(map, &map->frame, &cursor);
         if (result == 1)
             break;
         if (result == 0)

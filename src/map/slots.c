@@ -12,12 +12,30 @@
  *     slots read one after the other can each be caught in the middle of their own write.
  *  H3 What changes geometry goes to both slots, each durable, before the first frame that needs it: a frame that
  *     lies in a longer ring is lost to a recovery that knows only the shorter one.
+ *  H4 A header that contradicts what is mapped (another map, regions that moved or shrank without being announced) is
+ *     refused: its sizes would lead outside of the mappings.
  */
 #include <string.h>
 
 #include "map.h"
 
 enum { LOAD_TRIES = 64 };
+
+/* H4: what is mapped never moves, shrinks or changes its kind under a handle. */
+static int check_mapped(const km_map *map, const struct km__header *header) {
+    const struct km__header *now = &map->header;
+    if (map->journal_region.address == NULL)
+        return 0;
+    const bool same = header->table_offset == now->table_offset && header->table_capacity == now->table_capacity &&
+                      header->data_capacity == now->data_capacity && header->journal_offset == now->journal_offset &&
+                      header->journal_size == now->journal_size;
+    if (memcmp(header->uuid, now->uuid, sizeof now->uuid) == 0 && header->checksum_kind == now->checksum_kind &&
+        header->data_offset == now->data_offset && header->data_capacity >= now->data_capacity &&
+        header->journal_size >= now->journal_size && (same || header->geometry > now->geometry))
+        return 0;
+    return km__error(KM_EHEADER, "%s: its header was replaced while it was open: close it everywhere and open it again",
+                     map->path);
+}
 
 int km__slots_load(km_map *map, struct km__slots *slots) {
     char why[256] = "";
@@ -27,7 +45,7 @@ int km__slots_load(km_map *map, struct km__slots *slots) {
             return read;
         const int result = km__header_choose(slots->slot, &slots->chosen, slots->result, why, sizeof why);
         if (result == 0)
-            return 0;
+            return check_mapped(map, &slots->slot[slots->chosen]);
         if (result != KM_EHEADER || attempt == LOAD_TRIES)
             return km__error(result, "%s: %s", map->path, why);
         km__rest(map, attempt);

@@ -48,8 +48,7 @@ static int read_frames(struct mend *mend, const struct km__header *header) {
     km_map *map = mend->map;
     mend->goal = km__header_cursor(header);
     while (mend->goal.generation < header->target) {
-        int result = km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits,
-                                    &mend->goal);
+        int result = km__journal_read(map, &map->frame, &mend->goal);
         if (result != 0)
             return result == 1 ? km__frame_lost(map, mend->goal.generation + 1) : result;
         struct km__frame_walk walk;

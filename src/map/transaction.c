@@ -21,6 +21,9 @@
 /* Spans of one page: they do not touch, so two bytes each. */
 enum { SPANS_MAX = KM__PAGE / 2, PLACES_KEPT = 4096 };
 
+/* Patched pages from which a checkpoint is due: 64 MiB. */
+#define PATCHED_MANY 16384u
+
 /* ---- begin ------------------------------------------------------------------------------------------------------- */
 
 void km__unpin(km_map *map) {
@@ -211,13 +214,14 @@ static int build_frame(struct build *build) {
 
 static int finish_frame(struct build *build, const unsigned char **bytes, uint64_t *length, struct km__cursor *after) {
     km_map *map = build->map;
+    const uint64_t durable = km__load(&map->control->durable); /* a wild word must not make a frame that nobody reads */
     struct km__frame_fields fields = {
         .generation = map->cursor.generation + 1,
         .time_ns = os_time_wall_ns(),
         .nonce = map->nonce,
         .data_size = build->data_size,
         .digest = build->digest,
-        .durable = km__load(&map->control->durable),
+        .durable = durable < map->cursor.generation ? durable : map->cursor.generation,
         .previous_chain = map->cursor.chain,
         .process_id = map->process_id,
         .compress = map->limits.compress,
@@ -301,11 +305,12 @@ static int write_frame(struct build *build, uint64_t deadline) {
     return 0;
 }
 
-/* Half the ring in use: time for a checkpoint. Its failure is not this commit's, which is done; who needs the room
+/* Half the ring in use, or many pages patched: time for a checkpoint. Its failure is not this commit's, which is
+ * done; who needs the room
  * will tell. */
 static void checkpoint_if_due(km_map *map) {
     const uint64_t used = km__journal_used(map), ring = map->header.journal_size;
-    if (used < ring / 2) {
+    if (used < ring / 2 && map->index.count < PATCHED_MANY) {
         map->checkpoint_retry = 0;
         return;
     }
@@ -346,6 +351,9 @@ int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline) {
         km__raise(&control->visible, mine);
     else
         result = km__sync_to(map, mine, UINT64_MAX);
+    if (result != 0 && !is_final(result)) /* over, though not durable: no error that says "try again" */
+        result =
+            km__error_prefix(KM_EIO, "%s: commit %" PRIu64 " is made, but could not be made durable", map->path, mine);
     if (result == 0 && !nothing)
         checkpoint_if_due(map);
     return result;

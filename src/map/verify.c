@@ -14,6 +14,9 @@
 
 #include "map.h"
 
+/* How long a checkpoint that waits is let go first. Longer than waiters sleep between two tries (locks.c). */
+#define YIELD_NS UINT64_C(3000000)
+
 /* Pages checked under one hold of CHECKPOINT. */
 #define CHUNK_PAGES UINT64_C(2048)
 
@@ -105,14 +108,13 @@ static int walk_frames(struct verify *verify, struct km__cursor *cursor) {
     km_map *map = verify->map;
     int result = km__geometry_refresh(map);
     while (result == 0) {
-        result =
-            km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
+        result = km__journal_read(map, &map->frame, cursor);
         if (result == 0) {
             verify->report->frames++;
             result = note_pages(verify);
         }
     }
-    return result < 0 ? km__error_prefix(result, "%s: frame of commit %" PRIu64, map->path, cursor->generation + 1) : 0;
+    return result < 0 ? result : 0;
 }
 
 static int verify_frames(struct verify *verify) {
@@ -196,6 +198,11 @@ static int verify_chunk(struct verify *verify, uint64_t *next) {
     if (result != 0)
         return result;
     const uint64_t pages = km__pages_of(newest(verify)->data_size);
+    if (*next >= pages) { /* a header that says less than before */
+        km__unlock(verify->map, KM__CHECKPOINT);
+        *next = UINT64_MAX / KM__PAGE;
+        return 0;
+    }
     uint64_t count = pages - *next < CHUNK_PAGES ? pages - *next : CHUNK_PAGES;
     if (newest(verify)->checksum_kind == KM_CHECKSUM_NONE)
         count = pages - *next;
@@ -214,6 +221,8 @@ static int verify_chunk(struct verify *verify, uint64_t *next) {
     km__unlock(verify->map, KM__CHECKPOINT);
     *next += count;
     verify->done = *next * KM__PAGE;
+    if (atomic_load_explicit(&verify->map->control->checkpoint_wanted, memory_order_relaxed) != 0)
+        km__sleep(verify->map, YIELD_NS);
     return result == 0 ? tell(verify, NULL) : result;
 }
 

@@ -11,9 +11,10 @@
  *  V1 [model: snapshot] Store pin = max(view, c), full fence, load `checkpointed` again: if it passed the pin, move
  *     the pin and repeat. Without it the pin can be stored just after a checkpointer looked at the pins and
  *     published, and the frames that the refresh needs are overwritten.
- *  V2 [model: snapshot] Only then load `target`, then `visible`, and refresh to at least `target`. A checkpoint
- *     that did not see the pin has stored its target before it looked: home may be anywhere up to it, so the view
- *     must be past it.
+ *  V2 [model: snapshot] Only then load `target`, then `visible`, and refresh to `target`, as far as it is visible. A
+ *     checkpoint that did not see the pin has stored its target before it looked, and has published `visible` up to its
+ *     goal before that: home may be anywhere up to it, so the view must be past it. A target that is not visible yet
+ *     (C9) must not be shown.
  *  V3 A view older than home drops its whole range, not a list of pages: pages can be private without any frame
  *     (equal stores, locked memory, aborted stores) and would go on showing an older home.
  *  V4 A view that starts anew takes its base from the newest header slot, read after the pin is stored, then raises
@@ -93,14 +94,16 @@ int km__rebase(km_map *map, const struct km__header *header) {
 
 /* ---- refresh ----------------------------------------------------------------------------------------------------- */
 
-/* Bytes of the last page beyond the old size may have been stored to by mistake: the new bytes are zero. */
+void km__clear_tail(km_map *map) {
+    for (uint64_t at = map->cursor.data_size; at % KM__PAGE != 0; at++)
+        if (map->view.address[at] != 0)
+            map->view.address[at] = 0;
+}
+
 static int take_size(km_map *map, uint64_t data_size) {
-    const uint64_t old = map->cursor.data_size;
     const int result = km__home_cover(map, data_size);
-    if (result == 0 && data_size > old && old % KM__PAGE != 0)
-        for (uint64_t at = old; at % KM__PAGE != 0; at++)
-            if (map->view.address[at] != 0)
-                map->view.address[at] = 0;
+    if (result == 0 && data_size > map->cursor.data_size)
+        km__clear_tail(map);
     return result;
 }
 
@@ -169,19 +172,16 @@ static int check_touched(km_map *map) {
 
 /* Read the frame after `cursor`; a ring that another handle made longer is mapped and tried again. */
 static int next_frame(km_map *map, struct km__cursor *cursor) {
-    int result =
-        km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
+    int result = km__journal_read(map, &map->frame, cursor);
     if (result != 1)
-        return result < 0
-                   ? km__error_prefix(result, "%s: frame %llu", map->path, (unsigned long long)cursor->generation + 1)
-                   : 0;
+        return result;
     const uint64_t geometry = map->header.geometry;
     result = km__geometry_refresh(map);
     if (result != 0)
         return result;
     if (map->header.geometry == geometry)
         return 1;
-    return km__frame_read(&map->frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
+    return km__journal_read(map, &map->frame, cursor);
 }
 
 /* Note where another handle's frame stands. What its writer swept over on the way from `head` it knew to be reusable
@@ -277,7 +277,8 @@ int km__refresh_pinned(km_map *map) {
                          "again",
                          map->path);
     const uint64_t target = km__load(&control->target); /* V2 */
-    return target > map->cursor.generation ? km__refresh_to(map, target) : 0;
+    const uint64_t known = km__load(km__failed(map) ? &control->durable : &control->visible);
+    return km__refresh_to(map, target < known ? target : known);
 }
 
 /* ---- begin, for handles without write permission ----------------------------------------------------------------- */
@@ -364,8 +365,17 @@ static int read_only_try(km_map *map) {
         map->stale || map->cursor.generation < header->generation || wants_rebase(map, header->generation);
     if (started_anew) {
         /* The lock stands at or above the header: its own generation is needed for what lies between. */
-        if (header->generation < map->reader_generation && reader_move(map, header->generation) != 0)
-            return 1;
+        const uint64_t wanted = header->generation;
+        if (wanted < map->reader_generation) {
+            if (reader_move(map, wanted) != 0)
+                return 1;
+            result = km__slots_load(map, &slots);
+            if (result != 0)
+                return result;
+            header = &slots.slot[slots.chosen];
+            if (header->generation != wanted)
+                return 1; /* a checkpoint went by before the lock */
+        }
         result = km__rebase(map, header);
     }
     map->session_live = before.live;
@@ -427,15 +437,17 @@ int km__compare_start(km_map *map) {
 struct collect {
     km_map *map;
     uint64_t pages;
+    int result; /* the walk itself only stops */
 };
 
 static int collect_run(void *context, uint64_t first, uint64_t count) {
-    const struct collect *collect = context;
+    struct collect *collect = context;
     if (first >= collect->pages)
         return 0;
     if (count > collect->pages - first)
         count = collect->pages - first;
-    return km__page_list_add_run(&collect->map->dirty, first, count);
+    collect->result = km__page_list_add_run(&collect->map->dirty, first, count);
+    return collect->result;
 }
 
 static int collect_declared(km_map *map) {
@@ -451,10 +463,11 @@ static int collect_declared(km_map *map) {
 }
 
 int km__dirty_collect(km_map *map) {
-    struct collect collect = {map, km__pages_of(map->cursor.data_size)};
+    struct collect collect = {map, km__pages_of(map->cursor.data_size), 0};
     int result = collect_declared(map);
     if (result == 0 && (map->flags & KM_DECLARED) == 0)
         result = os_view_dirty(&map->view, collect_run, &collect);
+    result = result == 0 ? collect.result : result;
     km__page_list_sort(&map->dirty);
     return result;
 }
@@ -525,9 +538,10 @@ static uint32_t first_difference(const unsigned char *shown, const unsigned char
 int km__check_stray(km_map *map) {
     if (!map->has_twin || map->stale)
         return 0;
-    struct collect collect = {map, km__pages_of(map->cursor.data_size)};
+    struct collect collect = {map, km__pages_of(map->cursor.data_size), 0};
     map->dirty.count = 0;
     int result = os_view_dirty(&map->view, collect_run, &collect);
+    result = result == 0 ? collect.result : result;
     if (result != 0)
         return result;
     km__page_list_sort(&map->dirty);
