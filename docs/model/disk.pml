@@ -84,8 +84,8 @@ bool bad;
 #define NEWEST cache[SLOT(NEWER_SLOT)]
 
 c_decl {
-\#define KM_NONE (-1)   /* no valid slot */
-\#define KM_DAMAGE (-2) /* damage is reported */
+#define KM_NONE (-1)   /* no valid slot */
+#define KM_DAMAGE (-2) /* damage is reported */
 };
 c_code {
 /* What recovery makes of a disk: the number of the commit that it finds, or an error. `mixed`: it is not that commit. */
@@ -104,10 +104,10 @@ static int recover(const unsigned char *items, int *mixed)
             break;
         n = next;
     }
-\#ifndef NO_MARK
+#ifndef NO_MARK
     if (now.generation[n] < now.header_to[slot])
         return KM_DAMAGE;
-\#endif
+#endif
     for (int i = 0; i < RS; i++)
         if (ring[i] != 0 && now.known_durable[ring[i]] > now.generation[n])
             return KM_DAMAGE;

@@ -17,6 +17,7 @@
  *   ROT       with one frame of the ring unreadable, recovery reports damage or finds exactly one commit, never a mixture;
  *             with one slot unreadable and none being written, it finds all that POWER promises
  *   FRAMES    the frames that a checkpoint needs can be read
+ *   MONOTONE  `visible` and `durable` never go back
  *
  * Rules, by the switch that takes each one out (a run with it must find an error):
  *   NO_ADOPTION        a writer does not adopt a complete frame that its dead writer did not publish
@@ -143,8 +144,8 @@ inline sync_journal(h) {
         failed = 0
     :: else ->
 #ifdef DURABLE_NOT_MAX
-        visible = n;
-        atomic { durable = n; done = 1 }
+        atomic { assert(n >= visible); visible = n } /* MONOTONE */
+        atomic { assert(n >= durable); durable = n; done = 1 }
 #else
         visible = MAX(visible, n);
         atomic { durable = MAX(durable, n); done = 1 }
