@@ -57,23 +57,23 @@ int os__check_range(uint64_t offset, uint64_t length, const char *doing, const c
 }
 
 int os__descriptor_adopt(struct os__descriptor *descriptor, int fd, const char *path) {
-    struct stat status;
-    if (fstat(fd, &status) != 0) {
-        int number = errno;
+    struct os_file_info info;
+    int number = os__look(fd, &info);
+    if (number != 0) {
         close(fd);
         descriptor->fd = -1;
         return os__system_error(number, "look at it", path);
     }
     descriptor->fd = fd;
-    descriptor->device = (uint64_t)status.st_dev;
-    descriptor->inode = (uint64_t)status.st_ino;
+    descriptor->device = info.device;
+    descriptor->inode = info.inode;
     return 0;
 }
 
 bool os__descriptor_holds(const struct os__descriptor *descriptor) {
-    struct stat status;
-    return descriptor->fd >= 0 && fstat(descriptor->fd, &status) == 0 &&
-           (uint64_t)status.st_dev == descriptor->device && (uint64_t)status.st_ino == descriptor->inode;
+    struct os_file_info info;
+    return descriptor->fd >= 0 && os__look(descriptor->fd, &info) == 0 && info.device == descriptor->device &&
+           info.inode == descriptor->inode;
 }
 
 void os__descriptor_close(struct os__descriptor *descriptor) {

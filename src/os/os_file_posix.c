@@ -94,17 +94,8 @@ void os_file_close(struct os_file *file) {
 }
 
 int os_file_info(struct os_file *file, struct os_file_info *info) {
-    struct stat status;
-    if (fstat(file->descriptor.fd, &status) != 0)
-        return os__system_error(errno, "look at it", file->path);
-    *info = (struct os_file_info){
-        .device = (uint64_t)status.st_dev,
-        .inode = (uint64_t)status.st_ino,
-        .size = (uint64_t)status.st_size,
-        .allocated = (uint64_t)status.st_blocks * 512, /* st_blocks counts these on every file system */
-        .links = (uint64_t)status.st_nlink,
-    };
-    return 0;
+    const int number = os__look(file->descriptor.fd, info);
+    return number == 0 ? 0 : os__system_error(number, "look at it", file->path);
 }
 
 int os_file_is_at(struct os_file *file, const char *path) {

@@ -25,6 +25,12 @@ int os__check_range(uint64_t offset, uint64_t length, const char *doing, const c
 /* ---- descriptors ------------------------------------------------------------------------------------------------- */
 
 /**
+ * Look at an open file; errno or 0. Does not ask for its times: who has asked makes Linux (6.13 on, multigrain timestamps)
+ * give the next write a timestamp of its own, which costs more than the look itself.
+ */
+int os__look(int fd, struct os_file_info *info);
+
+/**
  * A descriptor and what stood behind it when it was opened. Programs close descriptors that are not theirs, and the number
  * then soon means another file; so we look before we lock, and before we close.
  */

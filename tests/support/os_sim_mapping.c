@@ -4,6 +4,7 @@
  * regions differ, because the machine must know where stores can come from.
  */
 #include "os/os_descriptor_posix.c"
+#include "os/os_look_linux.c"
 #include "os/os_memory_linux.c"
 #include "os/os_view_linux.c"
 #include "os/os_tracker_linux.c"
