@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Growth beside what others left behind: a grower that died before it told the session, bytes behind the end of the file
+ * and behind the end of the data. And what a checkpoint may expect of a verification.
+ */
+#include <pthread.h>
+#include <signal.h>
+#include <unistd.h>
+
+#include "map/map.h"
+#include "support/check.h"
+#include "support/scratch.h"
+
+#define SIZE (1u << 20)
+#define RING 65536u
+
+static km_map *open_small_ring(const char *path, uint64_t size, uint64_t max_size, uint32_t flags) {
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options,
+                                       .size = size,
+                                       .max_size = max_size,
+                                       .journal_size = RING,
+                                       .timeout_ms = 2000,
+                                       .flags = flags};
+    must(km_open(&map, path, &options));
+    return map;
+}
+
+static int byte_at(km_map *map, uint64_t offset) {
+    must(km_begin(map, KM_READ));
+    const int value = ((const unsigned char *)km_data(map))[offset];
+    must(km_abort(map));
+    return value;
+}
+
+/* ---- a grower that died ------------------------------------------------------------------------------------------ */
+
+/* All that growth of the journal does up to the moment before it raises `geometry` in control. */
+static int grow_journal_and_die(void *context) {
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options};
+    child_must(km_open(&map, context, &options));
+    child_must(km_begin(map, KM_WRITE));
+    child_must(km__checkpoint_lock(map, km__deadline(map)));
+    struct km__slots slots;
+    child_must(km__slots_load(map, &slots));
+    struct km__header header = slots.slot[slots.chosen];
+    child_must(km__file_zeros(map->file, km__header_file_end(&header), 3 * header.journal_size));
+    header.journal_size *= 4; /* so much that no checkpoint comes before the new part is in use */
+    header.geometry++;
+    child_must(km__slots_store_both(map, &slots, &header));
+    raise(SIGKILL);
+    return 0;
+}
+
+/* Somebody who came later, and maps the longer ring, commits until a frame lies in the new part; the others follow. */
+static void a_grower_that_died_before_it_said_so_harms_nobody(void **state) {
+    (void)state;
+    static const uint32_t flags[] = {0, KM_LAZY};
+    for (int i = 0; i < 2; i++) {
+        char path[1024];
+        snprintf(path, sizeof path, "%s", scratch_path("died-%d.km", i));
+        km_map *old = open_small_ring(path, SIZE, 0, KM_CREATE);
+        km_map *reader = open_small_ring(path, 0, 0, KM_READONLY);
+        check_commit_fill(old, 0, 1, 100);
+        assert_int_equal(byte_at(reader, 0), 1);
+        assert_int_equal(check_in_child(grow_journal_and_die, path, 20), -SIGKILL);
+        km_map *late = open_small_ring(path, 0, 0, flags[i]);
+        int value = 1;
+        while (late->cursor.position <= RING) {
+            assert_true(value < 40);
+            value++;
+            check_commit_fill(late, 4096, value, 4000);
+            assert_int_equal(byte_at(old, 4096), value);
+            assert_int_equal(byte_at(reader, 4096), value);
+        }
+        check_commit_fill(old, 0, 50, 100);
+        check_commit_fill(late, 0, 51, 100);
+        assert_int_equal(byte_at(old, 0), 51);
+        check_clean(old);
+        must(km_close(late));
+        must(km_close(reader));
+        must(km_close(old));
+    }
+}
+
+/* ---- bytes that are in the way ----------------------------------------------------------------------------------- */
+
+/* Append `length` bytes to a file, none of them zero. */
+static void append_junk(const char *path, size_t length) {
+    unsigned char junk[4096];
+    memset(junk, 0xaa, sizeof junk);
+    const uint64_t end = scratch_file_size(path);
+    for (size_t at = 0; at < length; at += sizeof junk)
+        scratch_write(path, end + at, junk, sizeof junk);
+}
+
+static void growth_takes_nothing_over_that_lies_behind_the_file(void **state) {
+    (void)state;
+    const char *path = scratch_path("junk.km");
+    km_map *map = check_open(path, SIZE, KM_CREATE);
+    check_commit_fill(map, 5, 1, 100);
+    must(km_close(map));
+    append_junk(path, 1 << 20); /* what a growth to another size left */
+    map = check_open(path, 0, 0);
+    must(km_grow(map, 2 * SIZE));
+    check_clean(map);
+    check_commit_fill(map, SIZE + 500000, 2, 10);
+    must(km_checkpoint(map));
+    check_clean(map);
+    assert_int_equal(byte_at(map, 5), 1);
+    assert_int_equal(byte_at(map, SIZE + 499999), 0);
+    assert_int_equal(byte_at(map, SIZE + 500000), 2);
+    must(km_close(map));
+}
+
+/* A store behind the end of the data is a mistake, which the last page has room for. */
+static void growth_shows_the_grower_no_store_behind_the_old_end(void **state) {
+    (void)state;
+    static const uint64_t sizes[] = {300, 8192, 100000};
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
+        const char *path = scratch_path("tail-%zu.km", i);
+        km_map *map = open_small_ring(path, 100, SIZE, KM_CREATE);
+        km_map *other = open_small_ring(path, 0, 0, 0);
+        must(km_begin(map, KM_WRITE));
+        unsigned char *data = km_data(map);
+        data[1] = 1;
+        data[200] = 42;
+        must(km_commit(map));
+        data[201] = 43;
+        must(km_grow(map, sizes[i]));
+        assert_int_equal(byte_at(map, 200), 0);
+        assert_int_equal(byte_at(map, 201), 0);
+        check_commit_fill(map, 250, 1, 10);
+        assert_int_equal(byte_at(other, 200), 0);
+        assert_int_equal(byte_at(other, 201), 0);
+        assert_int_equal(byte_at(other, 250), 1);
+        check_clean(other);
+        must(km_close(other));
+        must(km_close(map));
+    }
+}
+
+/* ---- verify beside checkpoints ----------------------------------------------------------------------------------- */
+
+#define LARGE (96u << 20)
+#define CHECKPOINTS 16u
+
+struct verifier {
+    km_map *map;
+    atomic_uint chunks, verifications;
+    atomic_bool stop;
+    int result;
+};
+
+static int count_chunk(void *context, uint64_t done, uint64_t total, const struct km_finding *finding) {
+    (void)done;
+    (void)total;
+    (void)finding;
+    struct verifier *verifier = context;
+    atomic_fetch_add(&verifier->chunks, 1);
+    return 0;
+}
+
+static void *verify_for_ever(void *context) {
+    struct verifier *verifier = context;
+    while (verifier->result == 0 && !atomic_load(&verifier->stop)) {
+        struct km_report report = {.struct_size = sizeof report};
+        verifier->result = km_verify(verifier->map, &report, count_chunk, verifier);
+        atomic_fetch_add(&verifier->verifications, 1);
+    }
+    return NULL;
+}
+
+/* Counted in chunks, not in seconds: a checkpoint that waits is let go first between two of them. */
+static void a_checkpoint_does_not_wait_for_a_whole_verification(void **state) {
+    (void)state;
+    const char *path = scratch_path("beside.km");
+    km_map *map = check_open(path, LARGE, KM_CREATE);
+    struct verifier verifier = {.map = check_open(path, 0, 0)};
+    const struct km__header header = scratch_header(path);
+    static unsigned char zeros[1 << 20];
+    for (uint64_t at = 0; at < LARGE; at += sizeof zeros)
+        scratch_write(path, header.data_offset + at, zeros, sizeof zeros); /* a hole would be no work */
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, verify_for_ever, &verifier), 0);
+    while (atomic_load(&verifier.verifications) == 0)
+        scratch_sleep_ms(1);
+    unsigned waited = 0;
+    for (unsigned i = 0; i < CHECKPOINTS; i++) {
+        check_commit_fill(map, i * 4096, 1, 10);
+        const unsigned before = atomic_load(&verifier.chunks);
+        must(km_checkpoint(map));
+        waited += atomic_load(&verifier.chunks) - before;
+    }
+    atomic_store(&verifier.stop, true);
+    assert_int_equal(pthread_join(thread, NULL), 0);
+    assert_int_equal(verifier.result, 0);
+    assert_true(waited < 8 * CHECKPOINTS);
+    must(km_close(verifier.map));
+    must(km_close(map));
+}
+
+int main(void) {
+    scratch_time_limit(120);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_grower_that_died_before_it_said_so_harms_nobody),
+        cmocka_unit_test(growth_takes_nothing_over_that_lies_behind_the_file),
+        cmocka_unit_test(growth_shows_the_grower_no_store_behind_the_old_end),
+        cmocka_unit_test(a_checkpoint_does_not_wait_for_a_whole_verification),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
