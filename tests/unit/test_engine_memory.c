@@ -29,7 +29,8 @@ typedef void *realloc_function(void *block, size_t size);
 /* Under a sanitizer that is linked statically, its own realloc; nothing otherwise. */
 void *__interceptor_realloc(void *block, size_t size) __attribute__((weak));
 
-void *realloc(void *block, size_t size) {
+/* For the shared libraries, too: what they hold may come from a sanitizer's malloc(). */
+__attribute__((visibility("default"))) void *realloc(void *block, size_t size) {
     static realloc_function *real;
     if (real == NULL)
         real = __interceptor_realloc;

@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * A handle without write permission that is overtaken: between its look at the header and its lock a checkpoint goes by,
+ * and the journal is used again. It looks again, and tells of no damage.
+ *
+ * This program has an fcntl() of its own, through which all locks are taken, and which can let the others go first just
+ * before a chosen lock.
+ */
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <stdarg.h>
+
+#include "support/check.h"
+#include "support/scratch.h"
+
+#define SIZE (32u << 20)
+#define RING (1u << 20)
+#define COMMIT_PAGES 1000u /* six times that is more than a view keeps patched when it can start anew */
+
+typedef int fcntl_function(int descriptor, int command, ...);
+
+static void (*overtake)(void); /* called before the lock that the count below comes down to */
+static unsigned locks_to_go;
+
+static void before_lock(int command, const struct flock *lock) {
+    if (locks_to_go == 0 || command != F_OFD_SETLK || lock->l_type != F_RDLCK || lock->l_len != 1)
+        return;
+    if (--locks_to_go == 0)
+        overtake();
+}
+
+__attribute__((visibility("default"))) int fcntl(int descriptor, int command, ...) {
+    static fcntl_function *real;
+    if (real == NULL) {
+        void *found = dlsym(RTLD_NEXT, "fcntl");
+        memcpy(&real, &found, sizeof real);
+    }
+    va_list arguments;
+    va_start(arguments, command);
+    void *argument = va_arg(arguments, void *);
+    va_end(arguments);
+    before_lock(command, argument);
+    return real(descriptor, command, argument);
+}
+
+static km_map *writer, *pinner;
+static unsigned value;
+
+static void store_pages(unsigned first, unsigned count) {
+    must(km_begin(writer, KM_WRITE));
+    value++;
+    for (unsigned page = first; page < first + count; page++)
+        ((unsigned char *)km_data(writer))[(size_t)page * KM_PAGE_SIZE] = (unsigned char)value;
+    must(km_commit(writer));
+}
+
+/* What held the checkpoint back goes away; home moves on, and the ring is written over up to where it is needed. */
+static void pass_the_ring(void) {
+    must(km_abort(pinner));
+    must(km_checkpoint(writer));
+    for (unsigned i = 0; i < RING / 4096 + 8; i++) {
+        must(km_begin(writer, KM_WRITE));
+        memset((char *)km_data(writer) + (size_t)(i % 20) * KM_PAGE_SIZE, (int)(i % 250 + 1), 4000);
+        if (km_commit(writer) != 0) { /* the reader's first lock holds the rest of it */
+            must(km_abort(writer));
+            break;
+        }
+    }
+}
+
+static void a_reader_that_is_overtaken_before_its_lock_looks_again(void **state) {
+    (void)state;
+    for (unsigned before = 1; before <= 3; before++) {
+        const char *path = scratch_path("overtaken-%u.km", before);
+        const struct km_options options = {.struct_size = sizeof options,
+                                           .size = SIZE,
+                                           .journal_size = RING,
+                                           .timeout_ms = 200,
+                                           .flags = KM_CREATE | KM_LAZY};
+        must(km_open(&writer, path, &options));
+        pinner = check_open(path, 0, 0);
+        km_map *reader = check_open(path, 0, KM_READONLY);
+        must(km_begin(reader, KM_READ));
+        must(km_abort(reader));
+        for (unsigned i = 0; i < 6; i++) {
+            if (i == 5)
+                must(km_begin(pinner, KM_READ)); /* home goes no further than this */
+            store_pages(i * COMMIT_PAGES, COMMIT_PAGES);
+        }
+        must(km_sync(writer));
+        must(km_begin(reader, KM_READ));
+        must(km_abort(reader));
+        must(km_checkpoint(writer));
+        overtake = pass_the_ring;
+        locks_to_go = before;
+        must(km_begin(reader, KM_READ));
+        assert_int_equal(((const unsigned char *)km_data(reader))[5 * COMMIT_PAGES * KM_PAGE_SIZE], 6);
+        must(km_abort(reader));
+        if (before == 2)
+            assert_int_equal(locks_to_go, 0);
+        if (locks_to_go != 0) {
+            locks_to_go = 0;
+            must(km_abort(pinner));
+        }
+        check_clean(reader);
+        must(km_close(reader));
+        must(km_close(pinner));
+        must(km_close(writer));
+        value = 0;
+    }
+}
+
+int main(void) {
+    scratch_time_limit(60);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_reader_that_is_overtaken_before_its_lock_looks_again),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
