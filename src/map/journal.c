@@ -13,9 +13,9 @@
  *     above `checkpointed`.
  *  J2 A handle that started from home at base b does not know where frames up to b stand, so it overwrites nothing
  *     until all of them are reusable.
- *  J3 [model: durability] A writer first adopts a complete frame that stands at the head without having been
- *     published: its writer died between the two. Overwriting it would leave a hole for handles that a recovery has
- *     shown it to.
+ *  J3 A writer first adopts a complete frame that stands at the head without having been published: its writer died
+ *     between the two. A recovery would show that commit, and so do handles without a session; a living session gives
+ *     the same answer. (The models find no promise that hangs on it: NO_ADOPTION in durability.pml.)
  *  J4 [model: durability] A sync covers everything from frame `durable` on, not just the own frame: publishing
  *     `durable` = n says that every frame up to n is durable.
  *  J5 [model: snapshot] `visible` is published before `durable`, both as a maximum. In the other order a checkpoint can
