@@ -25,8 +25,12 @@
  * mapped there. Only km_close() may be called on it.
  *
  * Errors. Functions that return int return 0, or one of the negative codes of KM_ERROR_MAP. The thread's
- * km_last_error_detail() then says in a sentence what was wrong and what can be done. The library never prints,
- * aborts or exits.
+ * km_last_error_detail() then says in a sentence what was wrong and what can be done. Beside the errors that are listed
+ * with a function, every one that takes a handle may return KM_EINVAL (NULL), KM_EMISUSE (two threads at once),
+ * KM_EFORKED and KM_ESTALE, and every one that reaches the system KM_ESYSTEM. The library never prints, aborts or
+ * exits.
+ *
+ * The data is mapped memory: touching a page that the disk cannot deliver, or that was cut off the file, is SIGBUS.
  */
 #ifndef KEEPMAP_H
 #define KEEPMAP_H
@@ -171,11 +175,11 @@ typedef struct km_map km_map;
 KM_API int km_open(km_map **map, const char *target, const struct km_options *options);
 
 /**
- * Detach. An open transaction is aborted. The last handle that may write brings home up to the newest commit and
- * marks the map clean, so that everything, lazy commits included, is durable when this returns 0. The handle is
- * gone whatever is returned, but for KM_EMISUSE (another thread is inside a call on it). `map` may be NULL. Errors:
- * KM_EBUSY, KM_ENOSPACE, KM_ENOMEM, KM_ECORRUPT, KM_EJOURNAL (the map is as it was, but not marked clean: the next to
- * open it recovers it), KM_EIO, KM_ESTALE.
+ * Detach. An open transaction is aborted. The last handle that may write makes everything durable, lazy commits
+ * included, before this returns 0; it brings home up to the newest commit that no reader holds back, and marks the
+ * map clean if that was the newest of all. The handle is gone whatever is returned, but for KM_EMISUSE (another thread
+ * is inside a call on it). `map` may be NULL. Errors: KM_EBUSY, KM_ENOSPACE, KM_ENOMEM, KM_ECORRUPT, KM_EJOURNAL (the
+ * map is as it was, but not marked clean: the next to open it recovers it), KM_EIO, KM_ESTALE.
  */
 KM_API int km_close(km_map *map);
 
@@ -210,7 +214,7 @@ KM_API int km_begin(km_map *map, enum km_access access);
  * after a power cut the map stands at this or some earlier commit, never between two. A transaction that changed
  * nothing makes no commit.
  *
- * After KM_EBUSY (the journal is full and the oldest reader named in the detail holds on to it), KM_ENOSPACE,
+ * After KM_EBUSY (the journal is full, and the reader that the detail tells of holds on to it), KM_ENOSPACE,
  * KM_ENOMEM and KM_ECORRUPT the transaction is still open and whole: try again, or abort. After KM_EIO it is over:
  * see docs/durability.md. Other errors: KM_EMISUSE, KM_ESTALE, KM_EFORKED.
  */

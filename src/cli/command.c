@@ -116,7 +116,7 @@ const char *cli_suggest(const char *word, const char *const *names, size_t count
         size_t found = distance[length][name_length];
         if (length >= 2 && strncmp(word, name, length) == 0)
             found = 1;
-        if (found < best_distance && found < name_length && found < length) {
+        if (found < best_distance && found < name_length && found * 2 <= length) {
             best_distance = found;
             best = name;
         }

@@ -26,9 +26,8 @@ static const struct cli_option create_options[] = {
     {"max-size", "SIZE", OPTION_MAX_SIZE,
      "bytes that the data can grow to while others have the map open\n(default: SIZE; takes no disk space until used)"},
     {"journal", "SIZE", OPTION_JOURNAL,
-     "bytes of the journal, which holds the commits since the last\ncheckpoint (default: an eighth of SIZE, at least "
-     "1M, at "
-     "most 64M)"},
+     "bytes of the journal, which holds the commits since the last\ncheckpoint; takes disk space at once\n"
+     "(default: an eighth of SIZE, at least 1M, at most 64M)"},
     {"checksum", "KIND", OPTION_CHECKSUM, "how pages are checked: crc32c, crc32 (zlib's) or none (default: crc32c)"},
     {"schema", "NAME:VERSION", OPTION_SCHEMA,
      "the application's own name and version of what the data means;\nwhoever asks for another one is refused "

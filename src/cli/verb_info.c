@@ -43,7 +43,9 @@ static const char *state_words(const struct km_info *info) {
         return "damaged: a commit that was durable cannot be read; see keepmap verify";
     if (info->clean)
         return "clean";
-    return info->handles > 0 ? "in use" : "not closed cleanly: the next to open it for writing recovers it";
+    return info->handles > 0 ? "in use"
+                             : "not closed cleanly, or a reader held back the last checkpoint: "
+                               "the next to open it for writing recovers it";
 }
 
 static const char *slots_words(uint32_t slots) {
