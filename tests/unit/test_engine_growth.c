@@ -186,17 +186,17 @@ static void a_checkpoint_does_not_wait_for_a_whole_verification(void **state) {
     assert_int_equal(pthread_create(&thread, NULL, verify_for_ever, &verifier), 0);
     while (atomic_load(&verifier.verifications) == 0)
         scratch_sleep_ms(1);
-    unsigned waited = 0;
+    unsigned waited_little = 0; /* less than one verification of 12 chunks */
     for (unsigned i = 0; i < CHECKPOINTS; i++) {
         check_commit_fill(map, i * 4096, 1, 10);
         const unsigned before = atomic_load(&verifier.chunks);
         must(km_checkpoint(map));
-        waited += atomic_load(&verifier.chunks) - before;
+        waited_little += atomic_load(&verifier.chunks) - before < 12;
     }
     atomic_store(&verifier.stop, true);
     assert_int_equal(pthread_join(thread, NULL), 0);
     assert_int_equal(verifier.result, 0);
-    assert_true(waited < 8 * CHECKPOINTS);
+    assert_true(waited_little >= CHECKPOINTS / 2); /* most: the processor may be elsewhere for some */
     must(km_close(verifier.map));
     must(km_close(map));
 }
