@@ -88,6 +88,15 @@ c_decl {
 #define KM_DAMAGE (-2) /* damage is reported */
 };
 c_code {
+/* Is there a good frame anywhere that says that a generation after commit n was durable? */
+static int is_evidence(const unsigned char *ring, int n)
+{
+    for (int i = 0; i < RS; i++)
+        if (ring[i] != 0 && now.known_durable[ring[i]] > now.generation[n])
+            return 1;
+    return 0;
+}
+
 /* What recovery makes of a disk: the number of the commit that it finds, or an error. `mixed`: it is not that commit. */
 static int recover(const unsigned char *items, int *mixed)
 {
@@ -100,17 +109,25 @@ static int recover(const unsigned char *items, int *mixed)
     int n = at;
     for (;;) {
         const int next = ring[(now.generation[n] + 1) % RS];
-        if (next == 0 || now.parent[next] != n)
+        if (next == 0 || now.generation[next] != now.generation[n] + 1)
             break;
+#ifndef NO_CHAIN
+        if (now.parent[next] != n)
+            break;
+#endif
         n = next;
     }
 #ifndef NO_MARK
     if (now.generation[n] < now.header_to[slot])
         return KM_DAMAGE;
 #endif
-    for (int i = 0; i < RS; i++)
-        if (ring[i] != 0 && now.known_durable[ring[i]] > now.generation[n])
+#ifndef NO_SEARCH
+#ifdef SKIP_SEARCH_WHEN_CLEAN
+    if (!now.header_clean[slot])
+#endif
+        if (is_evidence(ring, n))
             return KM_DAMAGE;
+#endif
     for (int c = 0; c < CELLS; c++) {
         const int writer = now.state[n * CELLS + c];
         const int in_frames = now.generation[writer] > now.generation[at];
@@ -147,9 +164,9 @@ static int any_disk_keeps_promise(unsigned char *items, int i)
             const unsigned char kept = items[f];
             items[f] = 0;
             const int n = recover(items, &mixed);
-            items[f] = kept;
-            if (n != KM_DAMAGE && mixed)
+            if (n != KM_DAMAGE && (mixed || is_evidence(items + CELLS, n)))
                 return 0;
+            items[f] = kept;
         }
         for (int s = CELLS + RS; s < ITEMS && both; s++) { /* ROT of a slot */
             const unsigned char kept = items[s];

@@ -14,16 +14,18 @@
  *   POWER     at every state, whatever subset of unsynced items the power leaves: recovery finds a state that is exactly
  *             one commit, and every acknowledged durable commit is in it
  *   NO ALARM  recovery never reports damage when nothing is damaged
- *   ROT       with one frame of the ring unreadable, recovery reports damage or finds exactly one commit, never a mixture;
- *             with one slot unreadable and none being written, it finds all that POWER promises
+ *   ROT       with one frame of the ring unreadable, recovery reports damage or finds exactly one commit, never a mixture,
+ *             nor an older one while another frame says that a later one was durable; with one slot unreadable and none
+ *             being written, it finds all that POWER promises
  *   FRAMES    the frames that a checkpoint needs can be read
  *   MONOTONE  `visible` and `durable` never go back
  *
  * Rules, by the switch that takes each one out (a run with it must find an error):
- *   NO_ADOPTION        a writer does not adopt a complete frame that its dead writer did not publish
  *   OWN_RANGE          a sync covers only the committer's own frame
  *   DURABLE_NOT_MAX    `visible` and `durable` are stored, not raised
  *   NO_JOURNAL_SYNC    a checkpoint does not sync the journal first, and goes up to `visible`
+ *   NO_CHAIN           a frame counts if its generation is right, whatever commit it builds on
+ *   NO_SEARCH          recovery does not look for frames that say that a later generation was durable
  *   NO_MARK_SYNC       home is written before "in progress" is durable
  *   NO_MARK            recovery ignores the P of a checkpoint in progress
  *   NO_HOME_SYNC       "at G" is written before home is durable
@@ -42,6 +44,9 @@
  *   NO_POISON          a failed sync is an error of its caller only
  *   NO_SYNC_MARK       nobody notices that the last one in the sync died there, perhaps between a failure and the poison
  *   FAST_UNORDERED     the fast path is taken though earlier frames are not durable
+ *
+ * Not needed for these promises (a run with it finds no error; README.md says why they stay):
+ *   NO_ADOPTION        a writer does not adopt a complete frame that its dead writer did not publish
  *   FAST_NO_SYNC_LOCK  the fast path does not hold SYNC
  *
  * Sizes: K commits in all (lost ones included), RS frames in the ring, WRITERS, DEATHS, CRASHES, CUTS of power that the

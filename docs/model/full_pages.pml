@@ -13,8 +13,8 @@
  *   NO_WRITER_LOCK  the target is stored without holding WRITER: between a writer's decision and its frame
  *   LOWERED         pins lower the checkpoint below the target that was stored
  *   TO_DURABLE      the target is the newest durable generation, not the newest appended one
+ * Not needed (a run with it finds no error): every target that was stored under WRITER is a good one to go to.
  *   NEW_TARGET      the next attempt stores a new target though the last one was not reached
- *                   (not an error: every target that was stored under WRITER is a good one to go to)
  */
 #ifndef N
 #define N 6

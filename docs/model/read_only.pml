@@ -14,8 +14,6 @@
  *
  * Rules, by the switch that takes each one out (a run with it must find an error):
  *   CHECKPOINT_NO_LOCK  the checkpointer does not lock READER + [0, G)
- *   RELEASE_EARLY       it lets go before the header says "at G"
- *   REUSE_NO_LOCK       the ring is used again without a look at READER + [0, F)
  *   NO_REREAD           the reader does not read the header again after it has its lock
  *   LET_GO_FIRST        it lets go of its old generation before it locks the new one
  *   LOCK_VISIBLE        in the transaction it holds on to the generation it shows, though that may not be durable
@@ -23,6 +21,13 @@
  *   EPOCH_LATE          the first to attach locks its slot before it clears the epoch
  *   EPOCH_FIRST         it stores the new epoch before the words
  *   NO_EPOCH_RECHECK    the reader does not look at the epoch again after it loaded `visible`
+ *   REUSE_NO_LOCK       with PROBE: the ring is used again without a look at READER + [0, F)
+ * Not needed for these promises (a run with it finds no error; README.md says why it stays):
+ *   REUSE_NO_LOCK       without PROBE: who holds READER + [0, G) until `checkpointed` is published has kept readers out
+ *   RELEASE_EARLY       the checkpointer lets go of it as soon as home is written
+ *
+ * PROBE: the checkpointer does not lock READER + [0, G) but only looks, once, after it published `visible` >= G: another way to
+ * do it, in which no reader ever waits for a checkpoint.
  *
  * Sizes: K commits in all, RS frames in the ring, SESSIONS, DEATHS of checkpointers, LOSSES of frames between sessions.
  */

@@ -10,9 +10,7 @@
  *   CLEARED  (end state) a pin whose owner is dead is cleared in the end
  *
  * Rules, by the switch that takes each one out (a run with it must find an error):
- *   NO_CLEAR_LOCK  the clearer looks whether the slot's lock is free, but does not take it
- *   NO_RECHECK     the clearer takes the lock and clears without looking whether there still is a pin to clear
- *                  (not an error: a free slot needs no pin)
+ *   NO_CLEAR_LOCK  the clearer looks whether the lock of the slot is free, but does not take it
  *   KEEP_OLD_PIN   a handle takes a slot without clearing what a dead one left there
  */
 #define NONE 100
@@ -52,9 +50,6 @@ end:
         pin = NONE
 #else
     :: atomic { pin != NONE && lock == FREE -> lock = CLEARER };
-#ifndef NO_RECHECK
-        if :: pin != NONE :: else -> skip fi;
-#endif
         pin = NONE;
         lock = FREE
 #endif

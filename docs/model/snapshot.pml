@@ -20,13 +20,13 @@
  *   DURABLE_FIRST      a sync publishes `durable` before `visible`
  *   NO_PUBLISH_FENCE   the checkpointer reads pins before what it published as visible is seen (with DELAYED)
  *   NO_LOWERING        the checkpointer does not look at pins
- *   BELOW_DEAD         a checkpoint may go below the P of one that died
  *   FROM_VIEW          pages are composed from a view, which may be ahead of G
  *   REUSE_NO_PINS      the ring is used again without a look at the pins
  *   REUSE_PINS_FIRST   the pins are read before `checkpointed`
  *   UNWALKED_FREE      frames that the writer never walked (at or below its base) count as free
  * Not needed for these promises (a run with it finds no error; README.md says why it stays):
  *   NO_HEADER_RECHECK  a view that starts anew moves its pin to the newest header's generation without looking again
+ *   BELOW_DEAD         a checkpoint may go below the P of one that died
  *
  * Sizes: N generations, RS frames in the ring, READERS, DEATHS of checkpointers.
  * Grain: -DCOARSE_WRITER, -DCOARSE_SYNCER, -DCOARSE_CHECKPOINTER let a role take all its steps at once, so that the
