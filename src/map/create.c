@@ -143,6 +143,8 @@ int km__allocate_data(struct os_file *file, const struct km__header *header, uin
 /* Write the whole file, still without a name, and sync it (N1, N2). */
 static int fill(struct os_file *file, struct km__header *header) {
     int result = os_file_resize(file, km__header_file_end(header));
+    if (result == 0) /* a disk that is too small says so before the long part */
+        result = os_file_allocate(file, header->journal_offset, header->journal_size);
     if (result == 0)
         result = km__file_zeros(file, 0, KM__CONTROL_OFFSET + KM__CONTROL_SIZE);
     if (result == 0)

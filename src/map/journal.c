@@ -157,14 +157,14 @@ int km__journal_who_holds(km_map *map) {
         const uint32_t process = atomic_load_explicit(&map->control->slot[slot].process_id, memory_order_relaxed);
         return km__error(KM_EBUSY,
                          "%s: the journal is full, and process %" PRIu32 " reads at commit %" PRIu64 " and holds on to "
-                         "it: end that transaction, or give the map a larger journal",
+                         "it: end that transaction and try again",
                          map->path, process, pin);
     }
     uint64_t reader = needed + 1;
     if (km__readers_below(map, &reader) == 1)
         return km__error(KM_EBUSY,
                          "%s: the journal is full, and a handle without write permission reads at commit %" PRIu64
-                         " and holds on to it: end that transaction, or give the map a larger journal",
+                         " and holds on to it: end that transaction and try again",
                          map->path, reader);
     return km__error(KM_EBUSY, "%s: the journal is full, and a checkpoint is still at work: try again", map->path);
 }

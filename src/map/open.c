@@ -178,6 +178,11 @@ static int check_fit(km_map *map, const struct km__header *header, const struct 
                          " that a writer must know: open it with KM_READONLY, or use a "
                          "newer keepmap",
                          map->path, header->feature_readonly & ~KM__KNOWN_READONLY);
+    if (options->schema != NULL && header->schema[0] == '\0')
+        return km__error(KM_ESCHEMA,
+                         "%s: it has no schema, the program asks for \"%s\" version %" PRIu32
+                         ": open it without one, if the data is what the program expects",
+                         map->path, options->schema, options->schema_version);
     if (options->schema != NULL &&
         (strcmp(options->schema, header->schema) != 0 || options->schema_version != header->schema_version))
         return km__error(KM_ESCHEMA,
@@ -371,7 +376,8 @@ static bool is_taken(const char *path) {
     struct os_file *file = NULL;
     const int result = os_file_open(&file, path, false);
     os_file_close(file);
-    return result != KM_ENOTFOUND;
+    km__error_clear();
+    return result == 0 || result == KM_EACCESS || result == KM_EDIRECTORY || result == KM_ENOTMAP;
 }
 
 int km_open(km_map **map, const char *target, const struct km_options *options) {
