@@ -46,7 +46,7 @@
  *   FAST_UNORDERED     the fast path is taken though earlier frames are not durable
  *
  * Not needed for these promises (a run with it finds no error; README.md says why they stay):
- *   NO_ADOPTION        a writer does not adopt a complete frame that its dead writer did not publish
+ *   NO_ADOPTION        a writer does not adopt a complete frame that its dead writer did not publish (ring.pml needs it)
  *   FAST_NO_SYNC_LOCK  the fast path does not hold SYNC
  *
  * Sizes: K commits in all (lost ones included), RS frames in the ring, WRITERS, DEATHS, CRASHES, CUTS of power that the

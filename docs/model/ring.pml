@@ -13,6 +13,10 @@
  * Rules, by the switch that takes each one out (a run with it must find an error):
  *   ONE_PLACE       a walk looks for the next frame behind the last one only, not also at the start of the ring
  *   HALF_FRAME      a walk looks at the head of a frame only, not at all of it
+ *   NO_ADOPTION     a writer does not adopt the whole frame of a dead one: its own frame of the same generation may go to the
+ *                   other place, and a walk then finds the dead one's first
+ *   WIPE_UNSYNCED   a frame that was written but is given up (the system says that the disk is full) is wiped in the page cache
+ *                   only: the next frame may go to the other place, and after a power cut a walk finds the wiped one first
  *   OVER_USED       a frame is written over frames behind `checkpointed`
  *   OVER_PINNED     a frame is written over frames that a pinned reader needs
  *   ONE_PIECE       a sync does not cover two pieces when the stretch wraps
@@ -25,7 +29,7 @@
  *   GROW_WRAPPED    the ring also grows while the frames in use wrap
  *
  * Sizes: K frames in all (torn ones included), L units at first, L2 after growth, LONGEST frame, DEATHS of writers,
- * READERS 0 or 1.
+ * REFUSALS of the system to take a frame, READERS 0 or 1.
  */
 #ifndef K
 #define K 4
@@ -41,6 +45,9 @@
 #endif
 #ifndef DEATHS
 #define DEATHS 0
+#endif
+#ifndef REFUSALS
+#define REFUSALS 0
 #endif
 #ifndef READERS
 #define READERS 0
@@ -157,7 +164,7 @@ inline look_for_room(at, size) {
     }
 }
 
-byte deaths;
+byte deaths, refusals;
 bool dies;
 
 proctype Writer() {
@@ -167,13 +174,16 @@ proctype Writer() {
     :: {
         atomic { !writer_lock && frames < K -> writer_lock = 1 }
         units = ring;
-        d_step { c_code { now.found = walk(now.cache, PWriter->units, now.path[now.appended]); } }
-        atomic {
+#ifndef NO_ADOPTION
+        d_step { /* a dead writer's whole frame is adopted */
+            c_code { now.found = walk(now.cache, PWriter->units, now.path[now.appended]); };
             if
-            :: found -> appended++; path[appended] = found; found = 0 /* a dead writer's whole frame */
+            :: found -> appended++; path[appended] = found; found = 0
             :: else
             fi
         }
+#endif
+again:
         if
         :: size = 1
         :: size = 2
@@ -215,7 +225,20 @@ retry:
             i++ }
         :: else -> break
         od;
-        atomic { appended++; path[appended] = frames; i = 0; size = 0 }
+        i = 0;
+        if
+        :: atomic { refusals < REFUSALS && frames < K -> refusals++ } /* the system says that there is no room for it on the disk */
+            atomic {
+                if :: disk[start[frames]] = cache[start[frames]] :: skip fi; /* it may have got there all the same */
+                cache[start[frames]] = 0; dirty = dirty | (1 << start[frames])
+            }
+#ifndef WIPE_UNSYNCED
+            atomic { disk[start[frames]] = 0; dirty = dirty & (255 - (1 << start[frames])) }
+#endif
+            atomic { size = 0; units = ring; goto again }
+        :: skip
+        fi;
+        atomic { appended++; path[appended] = frames; size = 0 }
         writer_lock = 0
         } unless {
             atomic { dies ->
