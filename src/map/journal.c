@@ -13,16 +13,17 @@
  *     above `checkpointed`.
  *  J2 A handle that started from home at base b does not know where frames up to b stand, so it overwrites nothing
  *     until all of them are reusable.
- *  J3 A writer first adopts a complete frame that stands at the head without having been published: its writer died
- *     between the two. A recovery would show that commit, and so do handles without a session; a living session gives
- *     the same answer. (The models find no promise that hangs on it: NO_ADOPTION in durability.pml.)
+ *  J3 [model: ring] A writer first adopts a complete frame that stands at the head without having been published: its
+ *     writer died between the two. Otherwise the writer's own frame of the same generation may go to the other place (the
+ *     start of the ring), and a walk then finds the dead one's first.
  *  J4 [model: durability] A sync covers everything from frame `durable` on, not just the own frame: publishing
  *     `durable` = n says that every frame up to n is durable.
  *  J5 [model: snapshot] `visible` is published before `durable`, both as a maximum. In the other order a checkpoint can
  *     bring home to a generation that a new reader is not yet willing to show.
  *  J6 With durable = mine - 1, nobody waiting for WRITER, and SYNC free, both locks are held and one durable write
  *     does it all: the usual case of one writer costs one write and no second trip to the disk.
- *  J7 A frame that could not be written whole has its head wiped, so that nobody adopts what its writer may abort.
+ *  J7 [model: ring] A frame that could not be written whole has its head wiped, durably, so that nobody adopts what its
+ *     writer may abort, and no power cut brings it back beside a later frame that went to the other place.
  *  J8 [model: durability] A failed sync poisons the map for every process. The page cache goes on showing bytes
  *     that the disk may never get, and the next sync reports success: nothing that was not durable before can be
  *     promised again until all have closed and the next to open has written it anew.
@@ -246,7 +247,7 @@ static int wipe_head(km_map *map, uint64_t position, int result) {
     char why[256];
     strncpy(why, km__error_detail(), sizeof why - 1);
     why[sizeof why - 1] = '\0';
-    if (os_file_write(map->file, map->header.journal_offset + position, &none, sizeof none) != 0)
+    if (os_file_write_durable(map->file, map->header.journal_offset + position, &none, sizeof none) != 0)
         return km__sync_failed(map, KM_EIO);
     return km__error(result, "%s", why);
 }
