@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * attach.pml: who is first rebuilds control, the last one leaves the map clean, and the journal's file shrinks under nobody.
+ * attach.pml: who is first rebuilds control, the last one leaves the map clean, and the journal's file shrinks under
+ * nobody.
  *
- * Roles: Handle (attaches for writing, commits, detaches or dies at any step), Viewer (a handle without write permission:
- * maps the journal, holds USER). What a power cut leaves in control, and handles without write permission that look at it, are
- * in read_only.pml.
+ * Roles: Handle (attaches for writing, commits, detaches or dies at any step), Viewer (a handle without write
+ * permission: maps the journal, holds USER). What a power cut leaves in control, and handles without write permission
+ * that look at it, are in read_only.pml.
  *
  * Promises (assertions):
  *   CONTROL   who has attached works with a control that was rebuilt after the last time that nobody was attached
@@ -59,7 +60,8 @@ bool rebuilt;               /* control was rebuilt in this session */
 byte mapped;                /* length that the viewer has mapped, 0: nothing */
 bool dies[HANDLES];
 
-#define ANY_SLOT_LOCKED (slot_locked[0] || (HANDLES > 1 && slot_locked[1 % HANDLES]) || (HANDLES > 2 && slot_locked[2 % HANDLES]))
+#define ANY_SLOT_LOCKED \
+    (slot_locked[0] || (HANDLES > 1 && slot_locked[1 % HANDLES]) || (HANDLES > 2 && slot_locked[2 % HANDLES]))
 
 /* A session ends when nobody is attached, nor has found somebody attached and is about to join. */
 inline leave(h) {

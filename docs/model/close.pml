@@ -5,18 +5,20 @@
  * One role, Session: it attaches, commits, checkpoints, closes clean or dies, again and again; beside it the disk whose
  * write-back can fail, and the power. (What roles do to each other is in durability.pml.) The disk is disk.pml.
  *
- * Promises (assertions): POWER, NO ALARM and ROT as in durability.pml; FRAMES: the frames that a checkpoint needs are there.
+ * Promises (assertions): POWER, NO ALARM and ROT as in durability.pml; FRAMES: the frames that a checkpoint needs are
+ * there.
  *
- * An attach leaves out to write again and to sync what it found, and the search for evidence of damage, if both slots are
- * valid, say clean and the same generation, and no frame follows. Rules, by the switch that takes each one out (a run with it
- * must find an error):
+ * An attach leaves out to write again and to sync what it found, and the search for evidence of damage, if both slots
+ * are valid, say clean and the same generation, and no frame follows. Rules, by the switch that takes each one out (a
+ * run with it must find an error):
  *   ONE_SLOT_CLEAN    it believes the newest slot alone
  *   KNOWN_DURABLE     it takes the newest slot for durable, so that the next write of a slot does not repair it first
  *   NO_UNCLEAN        the first frame of a session is written while the header still says clean
  * Not needed (a run with it finds no error, because NO_UNCLEAN is kept):
  *   FRAMES_CLEAN      it does not look whether frames follow
  *
- * Sizes: K commits in all, RS frames in the ring, SESSIONS, FAILURES of write-back, CUTS of power that the model goes on from.
+ * Sizes: K commits in all, RS frames in the ring, SESSIONS, FAILURES of write-back, CUTS of power that the model goes
+ * on from.
  */
 #ifndef K
 #define K 3
@@ -39,6 +41,7 @@
 #include "disk.pml"
 
 #define SELF 0
+#define BOTH_CLEAN (header_clean[cache[SLOT(0)]] && header_clean[cache[SLOT(1)]] && !SLOTS_DIFFER)
 byte appended, durable, checkpointed, head;
 byte failures, cuts;
 
@@ -150,10 +153,9 @@ proctype Session() {
 #ifdef ONE_SLOT_CLEAN
         :: header_clean[slot] && n == header_at[slot]
 #elif defined(FRAMES_CLEAN)
-        :: header_clean[cache[SLOT(0)]] && header_clean[cache[SLOT(1)]] && header_at[cache[SLOT(0)]] == header_at[cache[SLOT(1)]]
+        :: BOTH_CLEAN
 #else
-        :: header_clean[cache[SLOT(0)]] && header_clean[cache[SLOT(1)]] && header_at[cache[SLOT(0)]] == header_at[cache[SLOT(1)]] &&
-           n == header_at[slot]
+        :: BOTH_CLEAN && n == header_at[slot]
 #endif
             -> skip;
 #ifdef KNOWN_DURABLE
@@ -169,7 +171,7 @@ proctype Session() {
             sync(SELF, EVERYTHING);
             if :: !failed -> header_durable = NEWEST :: else fi;
             if
-            :: !failed && (cache[SLOT(0)] == TORN || cache[SLOT(1)] == TORN || header_at[cache[SLOT(0)]] != header_at[cache[SLOT(1)]]) ->
+            :: !failed && SLOTS_DIFFER ->
                 store_slot(header_at[NEWEST], header_to[NEWEST], 0)
             :: else
             fi

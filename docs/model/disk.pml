@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
- * disk.pml: what durability.pml and close.pml stand on: commits, the page cache, the disk, and what a recovery makes of them.
+ * disk.pml: what durability.pml and close.pml stand on: commits, the page cache, the disk, and what a recovery makes of
+ * them.
  *
- * Every item (a cell of home, a frame, a header slot) has what the page cache shows, what the disk holds, and a dirty bit. A
- * sync moves the dirty ones. A write-back that fails leaves the disk old or torn and the item *clean*: a later sync succeeds
- * and moves nothing. Every descriptor that was open is told once, by its next sync; a descriptor opened later is told only if
- * nobody was told before (Linux, errseq_t). A clean item that differs may be dropped from the cache at any time; then the
- * cache shows what the disk holds.
+ * Every item (a cell of home, a frame, a header slot) has what the page cache shows, what the disk holds, and a dirty
+ * bit. A sync moves the dirty ones. A write-back that fails leaves the disk old or torn and the item *clean*: a later
+ * sync succeeds and moves nothing. Every descriptor that was open is told once, by its next sync; a descriptor opened
+ * later is told only if nobody was told before (Linux, errseq_t). A clean item that differs may be dropped from the
+ * cache at any time; then the cache shows what the disk holds.
  *
- * Frames form a tree: each knows its parent (that is the chain), so that commits made after a power cut are not mistaken
- * for those that the cut took away.
+ * Frames form a tree: each knows its parent (that is the chain), so that commits made after a power cut are not
+ * mistaken for those that the cut took away.
  *
  * K commits in all (lost ones included), RS frames in the ring: the file that includes this defines them.
  */
@@ -29,8 +30,8 @@ byte published;    /* newest generation that any process could see */
 #define FRAME(g) (CELLS + (g) % RS)
 #define SLOT(i) (CELLS + RS + (i))
 #define TORN 0 /* a slot that is no header; for a frame: no frame */
-/* A slot's value is the number of one of these headers; 0 is torn. The number is also its sequence: only the order of the
- * few headers that stand anywhere counts, so they are numbered anew when another comes. */
+/* A slot's value is the number of one of these headers; 0 is torn. The number is also its sequence: only the order of
+ * the few headers that stand anywhere counts, so they are numbered anew when another comes. */
 #define HEADERS 6
 byte header_at[HEADERS];       /* commit that home is at */
 byte header_to[HEADERS];       /* generation that it is brought to */
@@ -68,7 +69,12 @@ inline sync(h, items) {
         :: else ->
             failed = 0; x = 0;
             do
-            :: x < ITEMS -> if :: dirty & BIT(x) & (items) -> disk[x] = cache[x]; dirty = dirty & (65535 - BIT(x)) :: else fi; x++
+            :: x < ITEMS ->
+                if
+                :: dirty & BIT(x) & (items) -> disk[x] = cache[x]; dirty = dirty & (65535 - BIT(x))
+                :: else
+                fi;
+                x++
             :: else -> break
             od;
             x = 0
@@ -82,6 +88,8 @@ bool bad;
 
 #define NEWER_SLOT (cache[SLOT(0)] != TORN && (cache[SLOT(1)] == TORN || cache[SLOT(0)] > cache[SLOT(1)]) -> 0 : 1)
 #define NEWEST cache[SLOT(NEWER_SLOT)]
+#define SLOTS_DIFFER \
+    (cache[SLOT(0)] == TORN || cache[SLOT(1)] == TORN || header_at[cache[SLOT(0)]] != header_at[cache[SLOT(1)]])
 
 c_decl {
 #define KM_NONE (-1)   /* no valid slot */
@@ -97,7 +105,7 @@ static int is_evidence(const unsigned char *ring, int n)
     return 0;
 }
 
-/* What recovery makes of a disk: the number of the commit that it finds, or an error. `mixed`: it is not that commit. */
+/* What recovery makes of a disk: the number of the commit that it finds, or an error. `mixed`: home is another. */
 static int recover(const unsigned char *items, int *mixed)
 {
     const unsigned char *ring = items + CELLS, a = items[CELLS + RS], b = items[CELLS + RS + 1];
@@ -243,7 +251,7 @@ inline write_slot(commit, target, clean) {
     }
 }
 
-/* One item, or all, do not reach the disk though they were written back; everybody who has the file open will be told. */
+/* One item, or all, do not reach the disk though they were written back; who has the file open will be told. */
 inline fail_write_back() {
     told = 15; untold = 1; trouble = 1;
     if

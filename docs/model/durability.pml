@@ -11,12 +11,12 @@
  *
  * Promises (assertions):
  *   CRASH     after the death of processes the newest complete frame is recovered, also if it was never synced
- *   POWER     at every state, whatever subset of unsynced items the power leaves: recovery finds a state that is exactly
- *             one commit, and every acknowledged durable commit is in it
+ *   POWER     at every state, whatever subset of unsynced items the power leaves: recovery finds a state that is
+ *             exactly one commit, and every acknowledged durable commit is in it
  *   NO ALARM  recovery never reports damage when nothing is damaged
- *   ROT       with one frame of the ring unreadable, recovery reports damage or finds exactly one commit, never a mixture,
- *             nor an older one while another frame says that a later one was durable; with one slot unreadable and none
- *             being written, it finds all that POWER promises
+ *   ROT       with one frame of the ring unreadable, recovery reports damage or finds exactly one commit, never a
+ *             mixture, nor an older one while another frame says that a later one was durable; with one slot unreadable
+ *             and none being written, it finds all that POWER promises
  *   FRAMES    the frames that a checkpoint needs can be read
  *   MONOTONE  `visible` and `durable` never go back
  *
@@ -42,11 +42,13 @@
  *   NO_RECOVERY_WRITE  recovery syncs what it adopts without writing it again
  *   REREAD             recovery writes again what the cache shows then, not the copies that it judged
  *   NO_POISON          a failed sync is an error of its caller only
- *   NO_SYNC_MARK       nobody notices that the last one in the sync died there, perhaps between a failure and the poison
+ *   NO_SYNC_MARK       nobody notices that the last one in the sync died there, perhaps between a failure and the
+ *                      poison
  *   FAST_UNORDERED     the fast path is taken though earlier frames are not durable
  *
  * Not needed for these promises (a run with it finds no error; README.md says why they stay):
- *   NO_ADOPTION        a writer does not adopt a complete frame that its dead writer did not publish (ring.pml needs it)
+ *   NO_ADOPTION        a writer does not adopt a complete frame that its dead writer did not publish (ring.pml needs
+ *                      it)
  *   FAST_NO_SYNC_LOCK  the fast path does not hold SYNC
  *
  * Sizes: K commits in all (lost ones included), RS frames in the ring, WRITERS, DEATHS, CRASHES, CUTS of power that the
@@ -156,20 +158,26 @@ inline sync_journal(h) {
         atomic { durable = MAX(durable, n); done = 1 }
 #endif
 #if FAILURES > 0
-        atomic { if :: suspect <= durable -> suspect = 0 :: else fi; if :: careful <= durable -> careful = 0 :: else fi }
+        atomic {
+            if :: suspect <= durable -> suspect = 0 :: else fi;
+            if :: careful <= durable -> careful = 0 :: else fi
+        }
 #endif
     fi;
     MARK(journal_mark, 0)
     n = 0
 }
 
-/* Another handle comes in a dead one's place: it opens a descriptor of its own, then looks whether anybody is in a sync. */
+/* Another handle comes in a dead one's place: it opens a descriptor, then looks whether anybody is in a sync. */
 #if FAILURES == 0
 #define OPEN_ANEW(h)
 #else
 #define OPEN_ANEW(h) \
     if \
-    :: reborn -> OPEN(h); careful = (journal_mark || file_mark || suspect -> MAX(suspect, appended + 1) : 0); reborn = 0 \
+    :: reborn -> \
+        OPEN(h); \
+        careful = (journal_mark || file_mark || suspect -> MAX(suspect, appended + 1) : 0); \
+        reborn = 0 \
     :: else \
     fi;
 #endif
@@ -203,7 +211,9 @@ proctype Writer(byte h) {
             base = generation[header_at[NEWEST]]; walks = 0;
             i = base + 1;
             do
-            :: i <= appended -> if :: cache[FRAME(i)] == TORN || generation[cache[FRAME(i)]] != i -> poison = 1 :: else fi; i++
+            :: i <= appended ->
+                if :: cache[FRAME(i)] == TORN || generation[cache[FRAME(i)]] != i -> poison = 1 :: else fi;
+                i++
             :: else -> i = 0; break
             od }
         :: else
@@ -297,7 +307,9 @@ inline write_cell(c) {
 #endif
 }
 
-inline forget_checkpointer() { G = 0; i = 0; to = 0; n = 0; done = 0; failed = 0; w0 = 0; w1 = 0; w2 = 0; t0 = 0; t1 = 0; mine = 0 }
+inline forget_checkpointer() {
+    G = 0; i = 0; to = 0; n = 0; mine = 0; done = 0; failed = 0; w0 = 0; w1 = 0; w2 = 0; t0 = 0; t1 = 0
+}
 
 /* `checkpointed` is published only when both slots say so. */
 #if defined(ONE_SLOT) || defined(ONE_SLOT_TAKEOVER) || defined(NO_SLOT_SYNC)
@@ -305,7 +317,7 @@ inline forget_checkpointer() { G = 0; i = 0; to = 0; n = 0; done = 0; failed = 0
 #else
 #define BRING_OTHER_SLOT(h, or_else) \
     if \
-    :: header_at[cache[SLOT(0)]] != header_at[cache[SLOT(1)]] || cache[SLOT(0)] == TORN || cache[SLOT(1)] == TORN -> \
+    :: SLOTS_DIFFER -> \
         write_slot(header_at[NEWEST], header_to[NEWEST], 0); \
         MARK(file_mark, 1) \
         sync(h, EVERYTHING); \
@@ -333,7 +345,8 @@ proctype Checkpointer() {
     do
     :: { CHECKPOINTER_STEPS {
         OPEN_ANEW(CHECKPOINTER)
-        atomic { up && checkpoint_lock == FREE && !poison && (appended > checkpointed || generation[header_at[NEWEST]] > checkpointed) ->
+        atomic { up && checkpoint_lock == FREE && !poison &&
+                 (appended > checkpointed || generation[header_at[NEWEST]] > checkpointed) ->
             checkpoint_lock = CHECKPOINTER }
 #if FAILURES > 0 && !defined(NO_SYNC_MARK)
         if :: file_mark -> suspect = MAX(suspect, appended + 1); file_mark = 0 :: else fi;
@@ -378,7 +391,8 @@ proctype Checkpointer() {
                 do
                 :: i <= G ->
                     to = cache[FRAME(i)];
-                    assert(to != TORN && generation[to] == i && parent[to] == (i == checkpointed + 1 -> header_at[NEWEST] : mine)); /* FRAMES */
+                    assert(to != TORN && generation[to] == i &&
+                           parent[to] == (i == checkpointed + 1 -> header_at[NEWEST] : mine)); /* FRAMES */
                     mine = to;
                     t0 = t0 || S(to, 0) == to || S(to, 1) == to; t1 = t1 || S(to, 2) == to;
                     i++
@@ -430,7 +444,8 @@ byte deaths, crashes, cuts, failures;
 
 proctype Death() {
     do
-    :: atomic { up && deaths < DEATHS && !dies[CHECKPOINTER] && checkpoint_lock == CHECKPOINTER -> deaths++; dies[CHECKPOINTER] = 1 }
+    :: atomic { up && deaths < DEATHS && !dies[CHECKPOINTER] && checkpoint_lock == CHECKPOINTER ->
+        deaths++; dies[CHECKPOINTER] = 1 }
     :: atomic { up && deaths < DEATHS && !dies[1] && (writer_lock == 1 || sync_lock == 1) -> deaths++; dies[1] = 1 }
 #if WRITERS > 1
     :: atomic { up && deaths < DEATHS && !dies[2] && (writer_lock == 2 || sync_lock == 2) -> deaths++; dies[2] = 1 }
@@ -502,7 +517,8 @@ attach:
         atomic {
             checkpointed = generation[header_at[NEWEST]]; header_durable = NEWEST;
             appended = generation[n]; head = n; visible = appended; durable = appended; published = appended;
-            poison = 0; journal_mark = 0; file_mark = 0; suspect = 0; writer_lock = FREE; checkpoint_lock = FREE; sync_lock = FREE;
+            poison = 0; journal_mark = 0; file_mark = 0; suspect = 0;
+            writer_lock = FREE; checkpoint_lock = FREE; sync_lock = FREE;
             told = 0; n = 0; slot = 0; slot_index = 0; cut = 0; up = 1;
             do :: i < RS -> kept[i] = 0; i++ :: else -> i = 0; break od
         }

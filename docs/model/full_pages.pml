@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * full_pages.pml: maps with KM_FULL_PAGES, for disks that garble a sector whose write is cut by power. While a checkpoint
- * writes a page home, that page may come back as garbage: the frames behind the header's generation must hold it whole.
+ * full_pages.pml: maps with KM_FULL_PAGES, for disks that garble a sector whose write is cut by power. While a
+ * checkpoint writes a page home, that page may come back as garbage: the frames behind the header's generation must
+ * hold it whole.
  *
- * Roles: Writer (commits that touch one page or do not; decides whether a frame carries the page whole), Checkpointer (pins
- * hold it back; it may die), Attacher (all die, control is rebuilt).
+ * Roles: Writer (commits that touch one page or do not; decides whether a frame carries the page whole), Checkpointer
+ * (pins hold it back; it may die), Attacher (all die, control is rebuilt).
  *
  * Promise (assertion):
  *   WHOLE  of the frames behind the generation that the header names, the first that touches the page carries it whole

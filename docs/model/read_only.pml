@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * read_only.pml: handles without write permission. They hold no slot and write nothing, not even a pin; a read lock on the
- * byte READER + generation keeps what they need. Sessions of handles that may write come and go beside them.
+ * read_only.pml: handles without write permission. They hold no slot and write nothing, not even a pin; a read lock on
+ * the byte READER + generation keeps what they need. Sessions of handles that may write come and go beside them.
  *
- * Roles: Reader (a handle without write permission), Writer, Checkpointer (may die at any step), Session (the last handle
- * dies; frames that never reached the disk may vanish; the first to attach rebuilds control).
+ * Roles: Reader (a handle without write permission), Writer, Checkpointer (may die at any step), Session (the last
+ * handle dies; frames that never reached the disk may vanish; the first to attach rebuilds control).
  * Frames form a tree, as in durability.pml: each knows its parent.
  *
  * Promises (assertions):
@@ -26,8 +26,8 @@
  *   REUSE_NO_LOCK       without PROBE: who holds READER + [0, G) until `checkpointed` is published has kept readers out
  *   RELEASE_EARLY       the checkpointer lets go of it as soon as home is written
  *
- * PROBE: the checkpointer does not lock READER + [0, G) but only looks, once, after it published `visible` >= G: another way to
- * do it, in which no reader ever waits for a checkpoint.
+ * PROBE: the checkpointer does not lock READER + [0, G) but only looks, once, after it published `visible` >= G:
+ * another way to do it, in which no reader ever waits for a checkpoint.
  *
  * Sizes: K commits in all, RS frames in the ring, SESSIONS, DEATHS of checkpointers, LOSSES of frames between sessions.
  */
@@ -97,7 +97,10 @@ begin:
             vis = visible;
             dur = durable;
 #ifndef NO_EPOCH_RECHECK
-            if :: epoch != e -> atomic { readers[g]--; g = 0; at = 0; to = 0; e = 0; vis = 0; dur = 0; goto begin } :: else fi;
+            if
+            :: epoch != e -> atomic { readers[g]--; g = 0; at = 0; to = 0; e = 0; vis = 0; dur = 0; goto begin }
+            :: else
+            fi;
 #endif
         :: e == 0 || !slot_locked -> e = 0
         fi;
@@ -148,7 +151,10 @@ begin:
 #ifdef LOCK_VISIBLE
         atomic { next = generation[v]; safe = next; to = 0; vis = 0; dur = 0; e = 0 }
 #else
-        atomic { next = (e != 0 -> MAX(g, MIN(generation[v], dur)) : MAX(g, to)); safe = next; to = 0; vis = 0; dur = 0; e = 0 }
+        atomic {
+            next = (e != 0 -> MAX(g, MIN(generation[v], dur)) : MAX(g, to));
+            safe = next; to = 0; vis = 0; dur = 0; e = 0
+        }
 #endif
 #ifdef LET_GO_FIRST
         atomic { readers[g]--; g = next; next = 0 }
@@ -173,7 +179,8 @@ begin:
 #else
 #define HOLD locked_below = G
 #endif
-#define NO_READERS_BELOW(f) (readers[0] == 0 && (f < 2 || readers[1] == 0) && (f < 3 || readers[2] == 0) && (f < 4 || readers[3] == 0))
+#define NONE_AT(r, f) ((f) <= (r) || readers[r] == 0)
+#define NO_READERS_BELOW(f) (NONE_AT(0, f) && NONE_AT(1, f) && NONE_AT(2, f) && NONE_AT(3, f))
 
 proctype Writer() {
     do
@@ -271,7 +278,8 @@ byte sessions, losses;
 proctype Session() {
     byte at;
     do
-    :: atomic { sessions < SESSIONS && session && !dies -> sessions++; ends = 1; writer_gone = 0; checkpointer_gone = 0 }
+    :: atomic { sessions < SESSIONS && session && !dies ->
+        sessions++; ends = 1; writer_gone = 0; checkpointer_gone = 0 }
         atomic { writer_gone && checkpointer_gone -> session = 0; slot_locked = 0 }
         if /* frames whose write-back failed may be dropped from the page cache */
         :: atomic { losses < LOSSES && appended > durable -> losses++; FRAME(appended) = 0 }

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * ring.pml: where frames stand. Frames of different lengths in a ring of units: the wrap, the stretch that a sync covers, the
- * journal that grows, and the walk that finds the frames again. The other models give each frame a place of its own.
+ * ring.pml: where frames stand. Frames of different lengths in a ring of units: the wrap, the stretch that a sync
+ * covers, the journal that grows, and the walk that finds the frames again. The other models give each frame a place of
+ * its own.
  *
- * Roles: Writer (may die at any step, also in the middle of a frame; makes the ring longer when there is no room), Syncer,
- * Checkpointer (header slots only: home is in durability.pml), Reader (walks to `visible`), Power (a cut at every state).
+ * Roles: Writer (may die at any step, also in the middle of a frame; makes the ring longer when there is no room),
+ * Syncer, Checkpointer (header slots only: home is in durability.pml), Reader (walks to `visible`), Power (a cut at
+ * every state).
  *
  * Promises (assertions):
  *   FOUND  a reader's walk finds every frame up to the generation that it was told
@@ -13,15 +15,16 @@
  * Rules, by the switch that takes each one out (a run with it must find an error):
  *   ONE_PLACE       a walk looks for the next frame behind the last one only, not also at the start of the ring
  *   HALF_FRAME      a walk looks at the head of a frame only, not at all of it
- *   NO_ADOPTION     a writer does not adopt the whole frame of a dead one: its own frame of the same generation may go to the
- *                   other place, and a walk then finds the dead one's first
- *   WIPE_UNSYNCED   a frame that was written but is given up (the system says that the disk is full) is wiped in the page cache
- *                   only: the next frame may go to the other place, and after a power cut a walk finds the wiped one first
+ *   NO_ADOPTION     a writer does not adopt the whole frame of a dead one: its own frame of the same generation may go
+ *                   to the other place, and a walk then finds the dead one's first
+ *   WIPE_UNSYNCED   a frame that was written but is given up (the system says that the disk is full) is wiped in the
+ *                   page cache only: the next frame may go to the other place, and after a power cut a walk finds the
+ *                   wiped one first
  *   OVER_USED       a frame is written over frames behind `checkpointed`
  *   OVER_PINNED     a frame is written over frames that a pinned reader needs
  *   ONE_PIECE       a sync does not cover two pieces when the stretch wraps
- *   FROM_END        the stretch starts where frame `durable` ends, not where the next one starts: with a wrap between the two
- *                   it can look as if it did not wrap
+ *   FROM_END        the stretch starts where frame `durable` ends, not where the next one starts: with a wrap between
+ *                   the two it can look as if it did not wrap
  *   GEOMETRY_FIRST  a reader looks how long the ring is before it learns how far to walk
  *   ONE_SLOT_GROWN  the new part is used when one slot says that it is there
  *   STALE_GEOMETRY  the checkpointer writes slots with the length that it knew when it attached
@@ -56,7 +59,7 @@
 #define MAX(a, b) ((a) > (b) -> (a) : (b))
 #define MIN(a, b) ((a) < (b) -> (a) : (b))
 
-/* Frames ever begun; 0 stands for the empty map. A unit holds a frame's number and which part of it this is; 0: nothing. */
+/* Frames ever begun; 0 stands for the empty map. A unit holds a frame's number and which part of it this is, or 0. */
 byte frames;
 byte parent[K + 1], generation[K + 1], length[K + 1], start[K + 1];
 byte path[K + 1]; /* the frame of each generation up to `appended` */
@@ -211,7 +214,8 @@ retry:
         fi;
         atomic {
             frames++;
-            parent[frames] = path[appended]; generation[frames] = appended + 1; length[frames] = size; start[frames] = at;
+            parent[frames] = path[appended]; generation[frames] = appended + 1;
+            length[frames] = size; start[frames] = at;
             room = 0; at = 0; units = 0; wraps = 0
         }
         do
@@ -227,7 +231,7 @@ retry:
         od;
         i = 0;
         if
-        :: atomic { refusals < REFUSALS && frames < K -> refusals++ } /* the system says that there is no room for it on the disk */
+        :: atomic { refusals < REFUSALS && frames < K -> refusals++ } /* the system says that the disk is full */
             atomic {
                 if :: disk[start[frames]] = cache[start[frames]] :: skip fi; /* it may have got there all the same */
                 cache[start[frames]] = 0; dirty = dirty | (1 << start[frames])
@@ -245,7 +249,9 @@ retry:
                 if
                 :: checkpoint_lock == 1 -> /* the slot that it was writing is repaired, as durability.pml has it */
                     if
-                    :: coming -> older_at = newest_at; older_ring = newest_ring; newest_at = coming_at; newest_ring = coming_ring
+                    :: coming ->
+                        older_at = newest_at; older_ring = newest_ring;
+                        newest_at = coming_at; newest_ring = coming_ring
                     :: skip
                     fi;
                     coming = 0; coming_at = 0; coming_ring = 0; checkpoint_lock = 0
@@ -272,7 +278,8 @@ proctype Syncer() {
             :: i < L2 ->
                 if
 #ifdef ONE_PIECE
-                :: (from <= i && i < to) || (to <= from && from <= i) -> disk[i] = cache[i]; dirty = dirty & (255 - (1 << i))
+                :: (from <= i && i < to) || (to <= from && from <= i) ->
+                    disk[i] = cache[i]; dirty = dirty & (255 - (1 << i))
 #else
                 :: (from <= i && i < to) || (to <= from && (from <= i || i < to)) ->
                     disk[i] = cache[i]; dirty = dirty & (255 - (1 << i))
@@ -337,7 +344,9 @@ proctype Death() {
 
 proctype Power() {
     do
-    :: d_step { c_code { unsigned char unit[L2]; if (!any_disk_keeps_promise(unit, 0)) now.bad = 1; }; assert(!bad) } /* POWER */
+    :: d_step {
+        c_code { unsigned char unit[L2]; if (!any_disk_keeps_promise(unit, 0)) now.bad = 1; };
+        assert(!bad) /* POWER */ }
     od
 }
 

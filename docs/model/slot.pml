@@ -2,8 +2,8 @@
  *
  * slot.pml: a handle dies with its pin set; somebody clears the pin; somebody else takes the slot.
  *
- * Roles: Handle (takes the slot if it is free, pins, may die with the pin set; twice one after another, and a second one
- * beside it), Clearer (a checkpointer or a writer that finds a dead pin in its way).
+ * Roles: Handle (takes the slot if it is free, pins, may die with the pin set; twice one after another, and a second
+ * one beside it), Clearer (a checkpointer or a writer that finds a dead pin in its way).
  *
  * Promises (assertions):
  *   PIN      while a handle is in a transaction its pin is what it stored

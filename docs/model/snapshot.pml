@@ -122,9 +122,9 @@ end:
 #endif
 
 /*
- * The view of a reader is kept as two patched pages, p0 with the cells a0 and a1, p1 with a2. A page is copied from home
- * when it is patched for the first time, not in one instant; then bytes are set. The writer's view is of the same kind and
- * is not looked at again: for it only counts where it stands.
+ * The view of a reader is kept as two patched pages, p0 with the cells a0 and a1, p1 with a2. A page is copied from
+ * home when it is patched for the first time, not in one instant; then bytes are set. The writer's view is of the same
+ * kind and is not looked at again: for it only counts where it stands.
  */
 #define READS (h < READERS)
 inline drop_pages() { p0 = 0; p1 = 0; a0 = 0; a1 = 0; a2 = 0 }
@@ -144,8 +144,8 @@ inline apply_frame() {
 }
 
 /*
- * Begin: bring the view from generation v to `goal`, or leave it where it is if it is further. `fresh`: there is no view
- * yet, or it was given up. b is the base, the generation of the header slot from which the handle started to walk.
+ * Begin: bring the view from generation v to `goal`, or leave it where it is if it is further. `fresh`: there is no
+ * view yet, or it was given up. b is the base, the generation of the header slot from which the handle started to walk.
  */
 inline begin(goal) {
     atomic {
