@@ -218,10 +218,12 @@ static int verify_chunk(struct verify *verify, uint64_t *next) {
     } else if (result == 0 && newest(verify)->checksum_kind != KM_CHECKSUM_NONE) {
         verify->report->pages_checked += count;
     }
+    /* Asked before the release, which clears the word. */
+    const bool wanted = atomic_load_explicit(&verify->map->control->checkpoint_wanted, memory_order_relaxed) != 0;
     km__unlock(verify->map, KM__CHECKPOINT);
     *next += count;
     verify->done = *next * KM__PAGE;
-    if (atomic_load_explicit(&verify->map->control->checkpoint_wanted, memory_order_relaxed) != 0)
+    if (wanted)
         km__sleep(verify->map, YIELD_NS);
     return result == 0 ? tell(verify, NULL) : result;
 }

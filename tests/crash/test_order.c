@@ -169,12 +169,56 @@ static void a_commit_that_is_made_gives_no_error_that_says_try_again(void **stat
     }
 }
 
+/* ---- verify beside checkpoints ----------------------------------------------------------------------------------- */
+
+#define CHUNK (8u << 20)
+
+struct verifier {
+    km_map *map;
+    uint64_t rested, last_ns;
+    bool wanted;
+};
+
+/* Between two chunks. */
+static int want_checkpoint(void *context, uint64_t done, uint64_t total, const struct km_finding *finding) {
+    (void)done;
+    (void)total;
+    (void)finding;
+    struct verifier *verifier = context;
+    const uint64_t now = os_time_monotonic_ns();
+    verifier->rested += now - verifier->last_ns >= 3000000; /* time moves when somebody sleeps */
+    verifier->last_ns = now;
+    if (verifier->wanted)
+        atomic_store(&verifier->map->control->checkpoint_wanted, 1);
+    return 0;
+}
+
+/* A checkpoint that waits for CHECKPOINT gets it between two chunks, because the verification rests before it asks again. */
+static void a_verification_rests_between_chunks_if_a_checkpoint_waits(void **state) {
+    (void)state;
+    os_sim_reset(1);
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options, .size = 4 * CHUNK, .flags = KM_CREATE};
+    must(km_open(&map, PATH, &options));
+    for (int i = 0; i < 4; i++)
+        check_commit_fill(map, (uint64_t)i * CHUNK, 1, 1); /* a hole would be no chunk */
+    must(km_checkpoint(map));
+    for (int wanted = 0; wanted < 2; wanted++) {
+        struct verifier verifier = {.map = map, .wanted = wanted, .last_ns = os_time_monotonic_ns()};
+        struct km_report report = {.struct_size = sizeof report};
+        must(km_verify(map, &report, want_checkpoint, &verifier));
+        assert_int_equal(verifier.rested, wanted ? 3 : 0); /* before the first one nobody had asked */
+    }
+    must(km_close(map));
+}
+
 int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_target_that_is_not_durable_is_shown_to_nobody),
         cmocka_unit_test(either_slot_is_enough_wherever_a_checkpointer_died),
         cmocka_unit_test(a_commit_that_is_made_gives_no_error_that_says_try_again),
+        cmocka_unit_test(a_verification_rests_between_chunks_if_a_checkpoint_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
