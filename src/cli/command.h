@@ -94,6 +94,9 @@ int cli_close(const struct cli_command *command, km_map *map, const char *done);
  *  detail. Returns the exit status. */
 int cli_fail(const struct cli_command *command, int error);
 
+/** The same for an error of km_close(); `done` tells what stands all the same. */
+int cli_fail_closing(const struct cli_command *command, int error, const char *done);
+
 /** The same for what the tool finds wrong itself; `format` makes the part after the target. Returns `status`. */
 __attribute__((format(printf, 3, 4))) int cli_fail_text(const struct cli_command *command, int status,
                                                         const char *format, ...);

@@ -93,7 +93,7 @@ static const char *tool_advice(const struct cli_command *command, int error, con
     case KM_ENOTFOUND:
         return command->verb == &cli_verb_create ? NULL : "'keepmap create' makes a new map";
     case KM_EEXISTS:
-        return "--force replaces a map that nobody has open";
+        return strstr(detail, "exists already") ? "--force replaces a map that nobody has open" : NULL;
     case KM_EFILESYSTEM:
         return "on the command line that is --any-filesystem";
     case KM_EBUSY:
@@ -130,15 +130,22 @@ static char *explain(const struct cli_command *command, int error, const char *d
     return fclose(stream) == 0 ? text : NULL;
 }
 
-int cli_fail(const struct cli_command *command, int error) {
+int cli_fail_closing(const struct cli_command *command, int error, const char *done) {
     const char *detail = km_last_error_detail();
     if (command->target) {
         const size_t length = strlen(command->target);
         if (strncmp(detail, command->target, length) == 0 && strncmp(detail + length, ": ", 2) == 0)
             detail += length + 2; /* the line names the target already */
     }
-    char *what = explain(command, error, detail);
-    print_line(command, what ? what : km_error_message(error), NULL);
+    char *what = explain(command, error, detail), *hint = NULL;
+    if (done && asprintf(&hint, "that was while closing; %s, the next to open it makes up for it", done) < 0)
+        hint = NULL;
+    print_line(command, what ? what : km_error_message(error), hint);
     free(what);
+    free(hint);
     return km_error_exit_status(error);
+}
+
+int cli_fail(const struct cli_command *command, int error) {
+    return cli_fail_closing(command, error, NULL);
 }

@@ -81,6 +81,10 @@ uint64_t cli_stream_input_size(void) {
     return position < 0 || position > input.st_size ? 0 : (uint64_t)(input.st_size - position);
 }
 
+bool cli_stream_input_terminal(void) {
+    return isatty(STDIN_FILENO) == 1;
+}
+
 bool cli_stream_terminal(void) {
     return isatty(STDERR_FILENO) == 1;
 }

@@ -28,6 +28,9 @@ int cli_stream_read(void *bytes, size_t length, size_t *got);
 /** Bytes of standard input if it is a file of known length, from where it stands; 0 if it is not told. */
 uint64_t cli_stream_input_size(void);
 
+/** Whether standard input is a terminal. */
+bool cli_stream_input_terminal(void);
+
 /** Whether standard error is a terminal, and whether it is to be coloured (NO_COLOR, TERM=dumb). */
 bool cli_stream_terminal(void);
 bool cli_stream_colour(void);

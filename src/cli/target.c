@@ -22,7 +22,5 @@ int cli_close(const struct cli_command *command, km_map *map, const char *done) 
     const int error = km_close(map);
     if (error == 0 || error == KM_EBUSY)
         return CLI_DONE;
-    const int status = cli_fail(command, error);
-    cli_fail_text(command, status, "that was while closing: %s, the next to open it makes up for it", done);
-    return status;
+    return cli_fail_closing(command, error, done);
 }

@@ -32,6 +32,8 @@ static int take_input(struct cli_command *command, km_map *map, uint64_t offset,
     if (offset > size)
         return cli_fail_text(command, CLI_USAGE,
                              "--offset %" PRIu64 " is beyond the end: the map holds %" PRIu64 " bytes", offset, size);
+    if (!command->quiet && cli_stream_input_terminal())
+        fputs("keepmap: reading standard input: end it with Ctrl-D, or give up with Ctrl-C\n", stderr);
     struct cli_progress progress;
     cli_progress_start(&progress, "write", !command->quiet);
     unsigned char *data = km_data(map);
