@@ -142,6 +142,36 @@ static void either_slot_is_enough_wherever_a_checkpointer_died(void **state) {
     }
 }
 
+/* A checkpointer wrote the older slot and died before its sync; another one goes on, and then the power is cut. */
+static void two_slots_are_never_torn_at_once(void **state) {
+    (void)state;
+    enum { SEEDS = 50 };
+    struct saved saved = {.count = 0};
+    os_sim_reset(1);
+    km_map *map = open_map(KM_CREATE);
+    for (int i = 1; i <= 3; i++)
+        check_commit_fill(map, 0, i, 4000);
+    struct km__slots slots;
+    must(km__slots_load(map, &slots));
+    struct km__header begun = slots.slot[slots.chosen];
+    begun.sequence++;
+    begun.target = 3;
+    km__header_seal(&begun);
+    must(os_file_write(map->file, slots.chosen == 0 ? KM__SLOT_B : KM__SLOT_A, &begun, sizeof begun));
+    os_sim_watch(save_state, &saved);
+    must(km_checkpoint(map));
+    os_sim_watch(NULL, NULL);
+    for (size_t i = 0; i < saved.count; i++) {
+        for (uint64_t seed = 0; seed < SEEDS; seed++) {
+            os_sim_reboot(saved.states[i], OS_SIM_SECTORS, seed);
+            map = open_map(0);
+            expect_generation(map, 3);
+            must(km_close(map));
+        }
+        os_sim_state_free(saved.states[i]);
+    }
+}
+
 /* ---- errors after the commit is made ----------------------------------------------------------------------------- */
 
 /* Somebody died in a sync, so the commit's own sync writes the suspected frames again, and the disk is full then. */
@@ -217,6 +247,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_target_that_is_not_durable_is_shown_to_nobody),
         cmocka_unit_test(either_slot_is_enough_wherever_a_checkpointer_died),
+        cmocka_unit_test(two_slots_are_never_torn_at_once),
         cmocka_unit_test(a_commit_that_is_made_gives_no_error_that_says_try_again),
         cmocka_unit_test(a_verification_rests_between_chunks_if_a_checkpoint_waits),
     };
