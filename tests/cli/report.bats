@@ -87,7 +87,7 @@ load helper
     local local_time utc
     local_time=$(TZ=Asia/Kolkata keepmap info m.km | sed -n 's/^  created *//p')
     [[ $local_time =~ ^[0-9-]{10}T[0-9:]{8}\.[0-9]{3}\+05:30$ ]] || [ ! -e /usr/share/zoneinfo/Asia/Kolkata ]
-    local_time=$(TZ=XXX+3:30 keepmap info m.km | sed -n 's/^  created *//p')
+    local_time=$(TZ=TST+3:30 keepmap info m.km | sed -n 's/^  created *//p')
     [[ $local_time =~ ^[0-9-]{10}T[0-9:]{8}\.[0-9]{3}-03:30$ ]]
     utc=$(keepmap info m.km --json | jq -r .created)
     same "$(date -d "$utc" +%s)" "$(date -d "$local_time" +%s)"
