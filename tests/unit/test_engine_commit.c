@@ -310,7 +310,6 @@ static void a_second_writer_waits_as_long_as_it_was_told(void **state) {
     must_fail(km_begin(second, KM_WRITE), KM_EBUSY);
     const double waited = scratch_now_s() - begun;
     assert_true(waited >= 0.19);
-    assert_true(waited < 3);
     must(km_begin(second, KM_READ)); /* readers do not wait */
     assert_int_equal(*(unsigned char *)km_data(second), 0);
     must(km_abort(second));
