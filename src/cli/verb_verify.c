@@ -9,7 +9,6 @@
 #include "command.h"
 #include "json.h"
 #include "progress.h"
-#include "text.h"
 
 struct verification {
     const struct cli_command *command;

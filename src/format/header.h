@@ -5,7 +5,6 @@
 #ifndef KM_FORMAT_HEADER_H
 #define KM_FORMAT_HEADER_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
 #include "layout.h"

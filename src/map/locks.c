@@ -26,8 +26,6 @@
  */
 #include "map.h"
 
-#include <string.h>
-
 #define READER_BASE (KM__LOCK_BASE + (UINT64_C(1) << 32))
 
 #define REST_SHORT_NS 20000u

@@ -3,7 +3,6 @@
  * What a map tells about itself: info, log, who. Takes no lock that others wait for but CHECKPOINT, for reading and
  * briefly.
  */
-#include <inttypes.h>
 #include <stdlib.h>
 #include <stdio.h>
 #include <string.h>

@@ -9,7 +9,6 @@
  * frames' checksums for the pages that they touch, is the one that the frame of the checkpoint's goal carries.
  * Damage to a neighbour's bytes is thus never given a fresh checksum.
  */
-#include <stdlib.h>
 #include <string.h>
 
 #include "map.h"

@@ -8,9 +8,7 @@
  * and home with the frames applied against the frames' checksums.
  */
 #include <inttypes.h>
-#include <stdlib.h>
 #include <stdio.h>
-#include <string.h>
 
 #include "map.h"
 

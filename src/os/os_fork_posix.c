@@ -9,7 +9,6 @@
  * What is not seen: a child made by vfork(), posix_spawn() or a bare clone() does not run handlers. The first two are soon
  * replaced by exec, which closes everything of ours; a child of clone() that goes on keeps locks alive.
  */
-#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <unistd.h>

@@ -8,7 +8,6 @@
  * it and no more; `read` and `write` begin a transaction that stays; `commit` stores one byte and commits. Then it says
  * "ready" and waits for a line, or the end, of standard input.
  */
-#include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 

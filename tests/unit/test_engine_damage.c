@@ -4,7 +4,6 @@
  * good checksum.
  */
 #include <signal.h>
-#include <unistd.h>
 
 #include "support/chance.h"
 #include "support/check.h"

@@ -4,7 +4,6 @@
  * and behind the end of the data. And what a checkpoint may expect of a verification.
  */
 #include <signal.h>
-#include <unistd.h>
 
 #include "map/map.h"
 #include "support/check.h"

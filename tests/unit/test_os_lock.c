@@ -2,7 +2,6 @@
  *
  * Locks, fork, waiting, clocks and processes of the os layer on the real system.
  */
-#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>

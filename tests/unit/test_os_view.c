@@ -3,8 +3,6 @@
  * Regions, views and memory of the os layer on the real system: private copies, clean pages that follow the file, growth,
  * dropping, and what a child of fork has of it. Trackers are in test_os_tracker.c.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>

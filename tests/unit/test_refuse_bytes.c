@@ -4,7 +4,6 @@
  * frames whose fields or bodies somebody changed and sealed again. Opening gives a named error or a whole committed state.
  */
 #include <signal.h>
-#include <unistd.h>
 
 #include "support/attempt.h"
 #include "support/chance.h"
