@@ -277,8 +277,8 @@ static int checkpoint_round(km_map *map, uint64_t deadline, bool closing, bool *
     struct km__slots slots;
     *more = false;
     int result = km__slots_load(map, &slots);
-    if (result == 0 && slots.slot[slots.chosen].geometry != map->header.geometry)
-        result = km__regions_map(map, &slots.slot[slots.chosen]);
+    if (result == 0)
+        result = km__regions_follow(map, &slots.slot[slots.chosen]);
     if (result == 0)
         result = finish_died(map, &slots);
     if (result == 1)

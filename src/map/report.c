@@ -107,8 +107,8 @@ static int fill_info(km_map *map, struct km_info *info) {
     for (int tries = 0; result == 0 && tries < LOOK_TRIES; tries++) {
         const uint64_t visible = lives ? km__load(&map->control->visible) : UINT64_MAX;
         result = km__slots_load(map, &slots);
-        if (result == 0 && slots.slot[slots.chosen].geometry != map->header.geometry)
-            result = km__regions_map(map, &slots.slot[slots.chosen]);
+        if (result == 0)
+            result = km__regions_follow(map, &slots.slot[slots.chosen]);
         if (result != 0)
             return result;
         look_at_journal(map, &slots.slot[slots.chosen], visible, !lives, &journal);
@@ -209,9 +209,10 @@ static int log_collect(km_map *map, struct log *log, bool *damaged) {
     int result = session_lives(map, &lives);
     if (result == 0)
         result = km__slots_load(map, &slots);
+    if (result != 0)
+        return result;
     const struct km__header *header = &slots.slot[slots.chosen];
-    if (result == 0 && header->geometry != map->header.geometry)
-        result = km__regions_map(map, header);
+    result = km__regions_follow(map, header);
     if (result != 0)
         return result;
     const uint64_t limit = lives ? km__load(&map->control->visible) : UINT64_MAX;

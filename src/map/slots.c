@@ -151,6 +151,10 @@ int km__regions_map(km_map *map, const struct km__header *header) {
     return 0;
 }
 
+int km__regions_follow(km_map *map, const struct km__header *header) {
+    return header->geometry == map->header.geometry ? 0 : km__regions_map(map, header);
+}
+
 void km__regions_unmap(km_map *map) {
     os_region_unmap(&map->table_region);
     os_region_unmap(&map->journal_region);
@@ -166,12 +170,7 @@ int km__geometry_refresh(km_map *map) {
     const int result = km__slots_load(map, &slots);
     if (result != 0)
         return result;
-    const struct km__header *header = &slots.slot[slots.chosen];
-    if (header->geometry == map->header.geometry)
-        return 0;
-    if (header->data_offset != map->header.data_offset)
-        return km__error(KM_EHEADER, "%s: its data moved while it was open: close and open it again", map->path);
-    return km__regions_map(map, header);
+    return km__regions_follow(map, &slots.slot[slots.chosen]);
 }
 
 static int look_at_file(km_map *map) {

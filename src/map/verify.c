@@ -45,8 +45,8 @@ static int lock_chunk(struct verify *verify) {
     if (result != 0)
         return result;
     result = km__slots_load(map, &verify->slots);
-    if (result == 0 && newest(verify)->geometry != map->header.geometry)
-        result = km__regions_map(map, newest(verify));
+    if (result == 0)
+        result = km__regions_follow(map, newest(verify));
     if (result == 0)
         result = km__home_cover(map, newest(verify)->data_size);
     if (result != 0)

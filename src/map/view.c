@@ -72,9 +72,7 @@ static int view_drop_all(km_map *map) {
 }
 
 int km__rebase(km_map *map, const struct km__header *header) {
-    int result = 0;
-    if (header->geometry != map->header.geometry)
-        result = km__regions_map(map, header);
+    int result = km__regions_follow(map, header);
     if (result == 0 && map->view.address == NULL)
         result = view_create(map, header->data_size);
     if (result == 0)
