@@ -132,12 +132,10 @@ static int new_header(const char *path, const struct km_options *options, struct
     return result == 0 ? 0 : km__error_prefix(result, "%s", path);
 }
 
-int km__allocate_data(struct os_file *file, const struct km__header *header, uint64_t from, uint64_t size) {
-    const uint64_t first = from / KM__PAGE, count = km__pages_of(size) - first;
-    const int result = os_file_allocate(file, header->data_offset + first * KM__PAGE, count * KM__PAGE);
-    if (result != 0)
-        return result;
-    return os_file_allocate(file, header->table_offset + first * sizeof(uint32_t), count * sizeof(uint32_t));
+int km__allocate_data(struct os_file *file, const struct km__header *header, uint64_t size) {
+    const uint64_t pages = km__pages_of(size);
+    const int result = os_file_allocate(file, header->data_offset, pages * KM__PAGE);
+    return result != 0 ? result : os_file_allocate(file, header->table_offset, pages * sizeof(uint32_t));
 }
 
 /* Write the whole file, still without a name, and sync it (N1, N2). */
@@ -150,7 +148,7 @@ static int fill(struct os_file *file, struct km__header *header) {
     if (result == 0)
         result = km__file_zeros(file, header->journal_offset, header->journal_size);
     if (result == 0 && os_file_holes_take_space(file))
-        result = km__allocate_data(file, header, 0, header->data_size);
+        result = km__allocate_data(file, header, header->data_size);
     for (int slot = 0; slot < 2 && result == 0; slot++) {
         header->sequence = (uint64_t)slot + 1;
         km__header_seal(header);

@@ -153,7 +153,7 @@ static int clear_way(km_map *map, uint64_t old_size, uint64_t size, uint64_t dea
 static int grow_in_place(km_map *map, uint64_t size, uint64_t deadline) {
     int result = clear_way(map, map->cursor.data_size, size, deadline);
     if (result == 0 && os_file_holes_take_space(map->file))
-        result = km__allocate_data(map->file, &map->header, 0, size);
+        result = km__allocate_data(map->file, &map->header, size);
     if (result == 0) {
         km__clear_tail(map);
         result = km__commit_write(map, size, deadline);

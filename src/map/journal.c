@@ -286,8 +286,7 @@ int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length,
 /* ---- sync -------------------------------------------------------------------------------------------------------- */
 
 /* Where a walk over frames that are not durable yet can start: frames after `checkpointed` stay where they are. */
-static int walk_start(km_map *map, bool own, struct km__cursor *cursor, struct km__frame_limits *limits) {
-    *limits = map->limits;
+static int walk_start(km_map *map, bool own, struct km__cursor *cursor) {
     if (own && !map->stale && map->cursor.generation >= km__load(&map->control->checkpointed)) {
         *cursor = map->cursor;
         return 0;
@@ -309,8 +308,7 @@ struct stretch {
 static int find_stretch(km_map *map, bool own, uint64_t appended, struct stretch *stretch) {
     const uint64_t durable = km__load(&map->control->durable);
     struct km__cursor cursor;
-    struct km__frame_limits limits;
-    const int result = walk_start(map, own, &cursor, &limits);
+    const int result = walk_start(map, own, &cursor);
     if (result != 0)
         return result;
     const struct km__place *place = own && !map->stale ? km__places_find(&map->places, durable + 1) : NULL;
@@ -322,8 +320,8 @@ static int find_stretch(km_map *map, bool own, uint64_t appended, struct stretch
     while (cursor.generation < appended) {
         struct km__frame_head head;
         uint64_t position = 0;
-        if (km__frame_peek(&head, &position, map->journal_region.address, map->header.journal_size, &limits, &cursor) !=
-            0)
+        if (km__frame_peek(&head, &position, map->journal_region.address, map->header.journal_size, &map->limits,
+                           &cursor) != 0)
             break;
         if (cursor.generation == durable + 1) {
             stretch->start = position;

@@ -55,17 +55,8 @@ static _Atomic uint32_t *wanted_word(struct km__control *control, enum km__lock 
     }
 }
 
-void km__unlock(km_map *map, enum km__lock lock) {
-    os_lock_release(map->locks, KM__LOCK_BASE + (uint64_t)lock, 1);
-    struct km__control *control = map->control;
-    if (control == NULL || map->read_only || map->lost)
-        return;
-    _Atomic uint32_t *wanted = wanted_word(control, lock);
-    if (wanted != NULL && atomic_load_explicit(wanted, memory_order_relaxed) != 0)
-        km__wake(map, wanted);
-}
-
-void km__wake(km_map *map, _Atomic uint32_t *word) {
+/* Wake all who wait for the lock of `word`. */
+static void wake(km_map *map, _Atomic uint32_t *word) {
     uint64_t names[KM__SLOTS];
     size_t count = 0;
     struct km__control *control = map->control;
@@ -76,6 +67,16 @@ void km__wake(km_map *map, _Atomic uint32_t *word) {
         if (atomic_load_explicit(&control->slot[i].waiting, memory_order_relaxed) != 0)
             names[count++] = atomic_load_explicit(&control->slot[i].waiter, memory_order_relaxed);
     os_waiter_wake(word, names, count);
+}
+
+void km__unlock(km_map *map, enum km__lock lock) {
+    os_lock_release(map->locks, KM__LOCK_BASE + (uint64_t)lock, 1);
+    struct km__control *control = map->control;
+    if (control == NULL || map->read_only || map->lost)
+        return;
+    _Atomic uint32_t *wanted = wanted_word(control, lock);
+    if (wanted != NULL && atomic_load_explicit(wanted, memory_order_relaxed) != 0)
+        wake(map, wanted);
 }
 
 /* Sleep on `word` while it is 1, for at most `timeout_ns`. */

@@ -112,7 +112,6 @@ int km__lock_try(km_map *map, enum km__lock lock, enum os_lock_kind kind);
 int km__lock_wait(km_map *map, enum km__lock lock, enum os_lock_kind kind, uint64_t deadline);
 void km__unlock(km_map *map, enum km__lock lock);
 int km__sync_wait(km_map *map, uint64_t deadline); /* until SYNC may be free; KM_EBUSY past the deadline */
-void km__wake(km_map *map, _Atomic uint32_t *word);
 void km__sleep(km_map *map, uint64_t time_ns);
 void km__rest(km_map *map, unsigned attempt); /* a bounded sleep between two tries */
 int km__slot_take(km_map *map);
@@ -172,7 +171,7 @@ int km__refresh_read_only(km_map *map);
 int km__compare_start(km_map *map); /* twin and tracker */
 const unsigned char *km__image(km_map *map, uint64_t page, const struct km__patch *patch);
 int km__dirty_collect(km_map *map);
-int km__dirty_take_back(km_map *map);
+void km__dirty_take_back(km_map *map);
 /** Bytes of the last page behind the data may have been stored to by mistake: growth finds them zero. */
 void km__clear_tail(km_map *map);
 int km__check_stray(km_map *map);
@@ -205,8 +204,8 @@ int km__mark_unclean(km_map *map, uint64_t deadline);
 /* ---- grow.c ---- */
 int km__grow_journal(km_map *map, uint64_t length, uint64_t deadline);
 int km__shrink_journal(km_map *map, struct km__slots *slots);
-/** Reserve the space of the data from byte `from` to `size` and of its checksums. */
-int km__allocate_data(struct os_file *file, const struct km__header *header, uint64_t from, uint64_t size);
+/** Reserve the space of `size` bytes of data and of their checksums. */
+int km__allocate_data(struct os_file *file, const struct km__header *header, uint64_t size);
 int km__file_zeros(struct os_file *file, uint64_t offset, uint64_t length);
 
 /* ---- transaction.c ---- */

@@ -364,11 +364,9 @@ int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline) {
 int km__end(km_map *map, bool keep) {
     if (map->access == KM_WRITE && keep)
         return km__commit_write(map, map->cursor.data_size, km__deadline(map));
-    int result = 0;
     if (map->access == KM_WRITE) {
-        result = map->lost ? KM_ESTALE : km__dirty_collect(map);
-        if (result == 0)
-            result = km__dirty_take_back(map);
+        if (!map->lost && km__dirty_collect(map) == 0)
+            km__dirty_take_back(map);
         else
             map->stale = true;
         end_write(map);
@@ -376,7 +374,7 @@ int km__end(km_map *map, bool keep) {
     }
     map->access = 0;
     km__unpin(map);
-    return result;
+    return 0;
 }
 
 static int end(km_map *map, bool keep, const char *name) {

@@ -61,14 +61,13 @@ static int view_create(km_map *map, uint64_t data_size) {
 }
 
 /* Forget every private copy (V3). Where the system refuses, home is copied over what differs. */
-static int view_drop_all(km_map *map) {
+static void view_drop_all(km_map *map) {
     if (os_view_drop(&map->view, 0, map->view.length) == 0)
-        return 0;
+        return;
     km__error_clear();
     for (uint64_t at = 0; at < map->view.length; at += KM__PAGE)
         if (memcmp(map->view.address + at, map->home_region.address + at, KM__PAGE) != 0)
             memcpy(map->view.address + at, map->home_region.address + at, KM__PAGE);
-    return 0;
 }
 
 int km__rebase(km_map *map, const struct km__header *header) {
@@ -77,10 +76,9 @@ int km__rebase(km_map *map, const struct km__header *header) {
         result = view_create(map, header->data_size);
     if (result == 0)
         result = km__home_cover(map, header->data_size);
-    if (result == 0)
-        result = view_drop_all(map);
     if (result != 0)
         return result;
+    view_drop_all(map);
     km__pool_reset(&map->twin);
     km__index_clear(&map->index);
     map->base = header->generation;
@@ -460,12 +458,16 @@ static int collect_declared(km_map *map) {
     return 0;
 }
 
-int km__dirty_collect(km_map *map) {
+static int collect_tracked(km_map *map) {
     struct collect collect = {map, km__pages_of(map->cursor.data_size), 0};
+    const int result = os_view_dirty(&map->view, collect_run, &collect);
+    return result != 0 ? result : collect.result;
+}
+
+int km__dirty_collect(km_map *map) {
     int result = collect_declared(map);
     if (result == 0 && (map->flags & KM_DECLARED) == 0)
-        result = os_view_dirty(&map->view, collect_run, &collect);
-    result = result == 0 ? collect.result : result;
+        result = collect_tracked(map);
     km__page_list_sort(&map->dirty);
     return result;
 }
@@ -479,7 +481,7 @@ static void take_back_clean(km_map *map, uint64_t first, uint64_t count) {
     }
 }
 
-int km__dirty_take_back(km_map *map) {
+void km__dirty_take_back(km_map *map) {
     uint64_t first = 0, count = 0;
     for (size_t i = 0; i < map->dirty.count; i++) {
         const uint64_t page = map->dirty.items[i];
@@ -500,7 +502,6 @@ int km__dirty_take_back(km_map *map) {
         take_back_clean(map, first, count);
     map->dirty.count = 0;
     map->declared.count = 0;
-    return 0;
 }
 
 /* Whether home may show something newer than the view, so that a page without a committed image cannot be judged by
@@ -536,10 +537,8 @@ static uint32_t first_difference(const unsigned char *shown, const unsigned char
 int km__check_stray(km_map *map) {
     if (!map->has_twin || map->stale)
         return 0;
-    struct collect collect = {map, km__pages_of(map->cursor.data_size), 0};
     map->dirty.count = 0;
-    int result = os_view_dirty(&map->view, collect_run, &collect);
-    result = result == 0 ? collect.result : result;
+    int result = collect_tracked(map);
     if (result != 0)
         return result;
     km__page_list_sort(&map->dirty);
@@ -556,9 +555,8 @@ int km__check_stray(km_map *map) {
         if (byte < length)
             where = found++ == 0 ? at + byte : where;
     }
-    const int taken = km__dirty_take_back(map);
+    km__dirty_take_back(map);
     km__unpin(map);
-    result = result == 0 ? taken : result;
     if (moved)
         map->stale = true; /* what could not be judged is dropped with the whole view */
     if (found > 0)
