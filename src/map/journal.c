@@ -87,6 +87,21 @@ int km__frame_lost(km_map *map, uint64_t generation) {
                      map->path, generation);
 }
 
+uint64_t km__known_durable(const km_map *map, const struct km__header *header, uint64_t end, bool search) {
+    if (!search)
+        return header->target;
+    const uint64_t found =
+        km__frame_search_durable(map->journal_region.address, map->header.journal_size, header->uuid, end);
+    return found > header->target ? found : header->target;
+}
+
+int km__frame_cut_off(const km_map *map, uint64_t known, uint64_t end) {
+    return km__error(KM_EJOURNAL,
+                     "%s: commit %" PRIu64 " was durable, but the frame of commit %" PRIu64
+                     " is damaged: restore the map from a copy",
+                     map->path, known, end + 1);
+}
+
 /* ---- room -------------------------------------------------------------------------------------------------------- */
 
 uint64_t km__journal_used(km_map *map) {

@@ -192,6 +192,10 @@ void km__be_careful(km_map *map); /* after attaching to a session: see J9 */
 int km__sync_to(km_map *map, uint64_t generation, uint64_t deadline);
 int km__sync_failed(km_map *map, int result);
 int km__frame_lost(km_map *map, uint64_t generation); /* a frame that should be there is not good */
+/** The newest generation that the header, or with `search` a good frame in the ring, says was durable: frames that end
+ *  at `end`, below it, are damaged. The search costs a look through the ring. */
+uint64_t km__known_durable(const km_map *map, const struct km__header *header, uint64_t end, bool search);
+int km__frame_cut_off(const km_map *map, uint64_t known, uint64_t end); /* KM_EJOURNAL that names both */
 bool km__failed(const km_map *map);
 int km__failed_error(const km_map *map);
 

@@ -55,16 +55,8 @@ static bool closed_clean(const struct km__slots *slots, const struct km__cursor 
 
 /* O3. */
 static int check_end(km_map *map, const struct km__header *header, const struct km__cursor *end) {
-    uint64_t known = header->target;
-    const uint64_t found =
-        km__frame_search_durable(map->journal_region.address, map->header.journal_size, header->uuid, end->generation);
-    known = found > known ? found : known;
-    if (known <= end->generation)
-        return 0;
-    return km__error(KM_EJOURNAL,
-                     "%s: commit %" PRIu64 " was durable, but the frame of commit %" PRIu64 " is damaged: restore the "
-                     "map from a copy",
-                     map->path, known, end->generation + 1);
+    const uint64_t known = km__known_durable(map, header, end->generation, true);
+    return known <= end->generation ? 0 : km__frame_cut_off(map, known, end->generation);
 }
 
 /* O2: the same bytes again, so that a sync means something. */

@@ -51,12 +51,9 @@ static void look_at_journal(km_map *map, const struct km__header *header, uint64
         state->used = cursor.position > first ? cursor.position - first : size - first + cursor.position;
 }
 
-/* Whether a commit behind `end` is known to have been durable, though nobody can find it. Costs a look through the
- * ring. */
+/* Whether a commit behind `end` is known to have been durable, though nobody can find it. */
 static bool is_cut_off(km_map *map, const struct km__header *header, uint64_t end) {
-    const uint64_t known =
-        km__frame_search_durable(map->journal_region.address, map->header.journal_size, header->uuid, end);
-    return known > end || header->target > end;
+    return km__known_durable(map, header, end, true) > end;
 }
 
 static uint32_t count_handles(km_map *map) {

@@ -76,14 +76,10 @@ static int verify_slots(struct verify *verify) {
 /* The generation that the journal must reach. */
 static uint64_t expected_end(struct verify *verify, uint64_t end) {
     km_map *map = verify->map;
-    uint64_t expected = newest(verify)->target;
-    if (!map->read_only || map->session_live) {
-        const uint64_t durable = km__load(&map->control->durable);
-        return durable > expected ? durable : expected;
-    }
-    const uint64_t found =
-        km__frame_search_durable(map->journal_region.address, map->header.journal_size, map->header.uuid, end);
-    return found > expected ? found : expected;
+    const bool lives = !map->read_only || map->session_live;
+    const uint64_t known = km__known_durable(map, newest(verify), end, !lives);
+    const uint64_t durable = lives ? km__load(&map->control->durable) : 0;
+    return durable > known ? durable : known;
 }
 
 static int note_pages(struct verify *verify) {

@@ -319,16 +319,9 @@ static int refresh_to_end(km_map *map, const struct km__header *header, bool sea
     }
     if (result < 0)
         return result;
-    const uint64_t lost = !search ? 0
-                                  : km__frame_search_durable(map->journal_region.address, map->header.journal_size,
-                                                             map->header.uuid, end.generation);
-    if (end.generation < header->target || lost > end.generation)
-        return km__error(KM_EJOURNAL,
-                         "%s: commit %llu was durable, but the frame of commit %llu is damaged: restore the map "
-                         "from a copy",
-                         map->path, (unsigned long long)(lost > header->target ? lost : header->target),
-                         (unsigned long long)end.generation + 1);
-    return km__refresh_to(map, end.generation);
+    const uint64_t known = km__known_durable(map, header, end.generation, search);
+    return known <= end.generation ? km__refresh_to(map, end.generation)
+                                   : km__frame_cut_off(map, known, end.generation);
 }
 
 /* One try of km__refresh_read_only(): 0, an error, or 1 to look again. */
