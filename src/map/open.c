@@ -343,8 +343,7 @@ static int attach(km_map **out, const char *path, const struct km_options *optio
         *out = map;
         return 0;
     }
-    if (map->slot != KM__NO_SLOT)
-        km__slot_release(map);
+    km__slot_release(map);
     destroy(map);
     return result;
 }
@@ -420,10 +419,12 @@ static int close_last(km_map *map, uint64_t deadline) {
     if (result != 0)
         return result;
     result = km__slots_load(map, &slots);
-    struct km__header header = slots.slot[slots.chosen];
-    if (result == 0 && (header.flags & KM__HEADER_CLEAN) == 0 && header.generation == header.target) {
-        header.flags |= KM__HEADER_CLEAN;
-        result = km__slots_store_both(map, &slots, &header);
+    if (result == 0) {
+        struct km__header header = slots.slot[slots.chosen];
+        if ((header.flags & KM__HEADER_CLEAN) == 0 && header.generation == header.target) {
+            header.flags |= KM__HEADER_CLEAN;
+            result = km__slots_store_both(map, &slots, &header);
+        }
     }
     km__checkpoint_unlock(map);
     return result;
@@ -439,11 +440,10 @@ static int detach_writer(km_map *map) {
         km__slot_release(map);
         return result;
     }
-    const bool last = km__session_has_slots(map) == 0;
-    if (last)
+    if (km__session_has_slots(map) == 0) {
         result = close_last(map, deadline);
-    if (last)
         atomic_store(&map->control->epoch, 0);
+    }
     km__slot_release(map);
     km__unlock(map, KM__ATTACH);
     return result;
