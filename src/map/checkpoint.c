@@ -287,18 +287,15 @@ static int checkpoint_round(km_map *map, uint64_t deadline, bool closing, bool *
         result = km__sync_to(map, km__load(&control->appended), deadline); /* C2 */
     if (result != 0)
         return result;
-    const struct km__header header = slots.slot[slots.chosen];
-    uint64_t goal = km__load(&control->durable);
-    const uint64_t wanted = full_pages(map) ? km__load(&control->target) : goal;
-    if (full_pages(map))
-        goal = wanted; /* C9 */
-    km__raise(&control->target, goal);
-    goal = lower_to_pins(map, goal);
-    if (goal <= header.generation || goal < header.target || (full_pages(map) && goal < wanted)) /* C5, C9 */
+    const struct km__header *header = &slots.slot[slots.chosen];
+    const uint64_t wanted = km__load(full_pages(map) ? &control->target : &control->durable); /* C9 */
+    km__raise(&control->target, wanted);
+    const uint64_t goal = lower_to_pins(map, wanted);
+    if (goal <= header->generation || goal < header->target || (full_pages(map) && goal < wanted)) /* C5, C9 */
         return 0;
-    const uint64_t least = full_pages(map) ? goal : header.target;
+    const uint64_t least = full_pages(map) ? goal : header->target;
     uint64_t excluded = goal;
-    const uint64_t floor = least > header.generation ? least - 1 : header.generation;
+    const uint64_t floor = least > header->generation ? least - 1 : header->generation;
     result = km__readers_exclude(map, &excluded, floor); /* C4 */
     if (result != 0 || excluded == 0)
         return result;

@@ -256,8 +256,6 @@ static void take_over(km_map *map, const struct km__cursor *after, uint64_t posi
     }
     (void)km__places_add(&map->places, position, length);
     map->cursor = *after;
-    map->dirty.count = 0;
-    map->declared.count = 0;
 }
 
 /* End the write transaction; its stores are kept or have been taken back. */
@@ -306,8 +304,7 @@ static int write_frame(struct build *build, uint64_t deadline) {
 }
 
 /* Half the ring in use, or many pages patched: time for a checkpoint. Its failure is not this commit's, which is
- * done; who needs the room
- * will tell. */
+ * done; who needs the room will tell. */
 static void checkpoint_if_due(km_map *map) {
     const uint64_t used = km__journal_used(map), ring = map->header.journal_size;
     if (used < ring / 2 && map->index.count < PATCHED_MANY) {
@@ -338,12 +335,9 @@ int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline) {
     if (result != 0 && !is_final(result))
         return result;
     const uint64_t mine = map->cursor.generation;
-    if (result != 0) {
+    if (result != 0)
         map->stale = true;
-        map->dirty.count = map->declared.count = 0;
-    } else if (nothing) {
-        map->dirty.count = map->declared.count = 0;
-    }
+    map->dirty.count = map->declared.count = 0;
     end_write(map);
     if (result != 0)
         return result;

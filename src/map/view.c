@@ -181,8 +181,7 @@ static int next_frame(km_map *map, struct km__cursor *cursor) {
 }
 
 /* Note where another handle's frame stands. What its writer swept over on the way from `head` it knew to be reusable
- * (J1);
- * keeping those places would leave a list of more than one lap, which says nothing about what is free. */
+ * (J1); keeping those places would leave a list of more than one lap, which says nothing about what is free. */
 static int note_place(km_map *map, uint64_t head) {
     const uint64_t position = map->frame.position, end = position + map->frame.head.length;
     struct km__places *places = &map->places;
@@ -498,8 +497,7 @@ void km__dirty_take_back(km_map *map) {
 }
 
 /* Whether home may show something newer than the view, so that a page without a committed image cannot be judged by
- * it. The
- * answer holds until the pin goes. */
+ * it. The answer holds until the pin goes. */
 static int home_moved(km_map *map, bool *moved) {
     const uint64_t generation = map->cursor.generation;
     if (!map->read_only) {
