@@ -48,8 +48,7 @@ bool km__frame_head_holds(const struct km__frame_head *head, const uint8_t uuid[
         return false;
     if (head->generation == 0 || head->generation > KM__GENERATION_MAX || head->durable >= head->generation)
         return false;
-    if (head->data_size == 0 || head->data_size > KM__SIZE_MAX ||
-        head->page_count > km__round_up(head->data_size, KM__PAGE) / KM__PAGE)
+    if (head->data_size == 0 || head->data_size > KM__SIZE_MAX || head->page_count > km__pages_of(head->data_size))
         return false;
     if (head->length > room || head->stored_length > room - sizeof *head)
         return false;

@@ -86,9 +86,8 @@ static bool body_holds(const unsigned char *body, const struct km__frame_head *h
         const uint32_t count = km__load16(next + 6);
         if (page < least_page || page > (head->data_size - 1) / KM__PAGE)
             return false;
-        const uint64_t left = head->data_size - page * KM__PAGE;
         next = check_ranges(next + KM__PAGE_ENTRY, end, count & ~KM__PAGE_WHOLE, (count & KM__PAGE_WHOLE) != 0,
-                            left < KM__PAGE ? (uint32_t)left : KM__PAGE);
+                            km__page_length(head->data_size, page));
         if (next == NULL)
             return false;
         least_page = page + 1;

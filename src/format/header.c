@@ -46,10 +46,6 @@ static uint32_t checksum_of(const struct km__header *header) {
     return km__crc32c(0, header, offsetof(struct km__header, checksum));
 }
 
-static uint64_t pages_of(uint64_t size) {
-    return size / KM__PAGE + (size % KM__PAGE != 0);
-}
-
 void km__header_seal(struct km__header *header) {
     header->checksum = checksum_of(header);
 }
@@ -125,7 +121,7 @@ int km__header_layout(struct km__header *header) {
     if (header->journal_configured == 0)
         header->journal_configured = header->journal_size;
     header->table_offset = KM__TABLE_OFFSET;
-    header->table_capacity = km__round_up(pages_of(header->data_capacity) * sizeof(uint32_t), KM__ALIGN);
+    header->table_capacity = km__round_up(km__pages_of(header->data_capacity) * sizeof(uint32_t), KM__ALIGN);
     header->data_offset = header->table_offset + header->table_capacity;
     header->journal_offset = km__header_data_end(header);
     if (km__header_file_end(header) > KM__SIZE_MAX)
@@ -176,9 +172,9 @@ static int check_sizes(const struct km__header *header, const struct reason *rea
     if (header->data_size == 0 || header->data_size > header->data_capacity)
         return refuse(reason, KM_EHEADER, "its data_size is %" PRIu64 ", not between 1 and data_capacity, %" PRIu64,
                       header->data_size, header->data_capacity);
-    if (header->table_capacity / sizeof(uint32_t) < pages_of(header->data_capacity))
+    if (header->table_capacity / sizeof(uint32_t) < km__pages_of(header->data_capacity))
         return refuse(reason, KM_EHEADER, "its table_capacity is %" PRIu64 ", too little for %" PRIu64 " pages",
-                      header->table_capacity, pages_of(header->data_capacity));
+                      header->table_capacity, km__pages_of(header->data_capacity));
     if (header->journal_size < KM__JOURNAL_MIN || header->journal_size % KM__PAGE != 0)
         return refuse(reason, KM_EHEADER, "its journal_size is %" PRIu64 ", not a multiple of %u from %u on",
                       header->journal_size, KM__PAGE, KM__JOURNAL_MIN);

@@ -128,4 +128,15 @@ static_assert(offsetof(struct km__frame_head, checksum) == 108, "layout");
 #define KM__PAGE_WHOLE 0x8000u
 #define KM__PAGE_NUMBER_MAX ((UINT64_C(1) << 48) - 1)
 
+/** Pages that data of this size has; the last one may be shorter. */
+static inline uint64_t km__pages_of(uint64_t data_size) {
+    return data_size / KM__PAGE + (data_size % KM__PAGE != 0);
+}
+
+/** Bytes of a page that lie inside the data. */
+static inline uint32_t km__page_length(uint64_t data_size, uint64_t page) {
+    const uint64_t left = data_size - page * KM__PAGE;
+    return left < KM__PAGE ? (uint32_t)left : KM__PAGE;
+}
+
 #endif

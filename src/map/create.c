@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "format/bytes.h"
 #include "map.h"
 
 #define DEFAULT_PERMISSIONS 0600u
@@ -117,7 +118,7 @@ static int new_header(const char *path, const struct km_options *options, struct
     header->data_size = options->size;
     header->data_capacity = options->max_size != 0 ? options->max_size : options->size;
     const uint64_t journal = options->journal_size != 0 ? options->journal_size : default_journal(options->size);
-    header->journal_size = journal < KM__JOURNAL_MIN ? KM__JOURNAL_MIN : (journal + KM__PAGE - 1) / KM__PAGE * KM__PAGE;
+    header->journal_size = journal < KM__JOURNAL_MIN ? KM__JOURNAL_MIN : km__round_up(journal, KM__PAGE);
     header->journal_configured = header->journal_size;
     header->flags = KM__HEADER_CLEAN;
     header->geometry = 1;

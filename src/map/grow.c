@@ -18,13 +18,10 @@
 #include <inttypes.h>
 #include <stdlib.h>
 
+#include "format/bytes.h"
 #include "map.h"
 
 enum { COPY_BYTES = 1 << 20 };
-
-static uint64_t round_up(uint64_t value) {
-    return (value + KM__ALIGN - 1) / KM__ALIGN * KM__ALIGN;
-}
 
 static int sync_all(km_map *map) {
     const int result = os_file_sync(map->file);
@@ -56,7 +53,7 @@ static int wait_unwrapped(km_map *map, uint64_t deadline) {
 static int grow_ring(km_map *map, struct km__slots *slots, uint64_t length) {
     struct km__header header = slots->slot[slots->chosen];
     const uint64_t ring = header.journal_size, old_end = header.journal_offset + ring;
-    const uint64_t least = round_up(map->cursor.position + length);
+    const uint64_t least = km__round_up(map->cursor.position + length, KM__ALIGN);
     const uint64_t grown = least > 2 * ring ? least : 2 * ring;
     if (length > KM__SIZE_MAX / 4 || header.journal_offset + grown > KM__SIZE_MAX)
         return km__error(KM_ESIZE, "%s: a commit of %" PRIu64 " bytes is too large for any journal: commit in parts",
@@ -189,10 +186,11 @@ static int copy_table(km_map *map, const struct km__header *from, const struct k
 /* G4: where everything stands once the data may grow to `size`. */
 static int moved_layout(km_map *map, const struct km__header *from, uint64_t size, struct km__header *to) {
     *to = *from;
-    const uint64_t data_end = round_up(from->data_offset + size), file_end = round_up(km__header_file_end(from));
+    const uint64_t data_end = km__round_up(from->data_offset + size, KM__ALIGN);
+    const uint64_t file_end = km__round_up(km__header_file_end(from), KM__ALIGN);
     to->data_capacity = size;
     to->table_offset = data_end > file_end ? data_end : file_end;
-    to->table_capacity = round_up(km__pages_of(size) * sizeof(uint32_t));
+    to->table_capacity = km__round_up(km__pages_of(size) * sizeof(uint32_t), KM__ALIGN);
     to->journal_offset = to->table_offset + to->table_capacity;
     to->journal_position = 0;
     to->history_generation = from->generation;

@@ -149,9 +149,7 @@ void km__regions_unmap(km_map *map);
 int km__geometry_refresh(km_map *map);               /* maps what another handle's growth changed */
 int km__home_cover(km_map *map, uint64_t data_size); /* home and view show that many bytes */
 struct km__cursor km__header_cursor(const struct km__header *header);
-uint64_t km__pages_of(uint64_t data_size);
-uint32_t km__page_length(uint64_t data_size, uint64_t page); /* bytes of the page inside the data */
-int km__still_there(km_map *map);                            /* KM_ESTALE */
+int km__still_there(km_map *map); /* KM_ESTALE */
 
 /* ---- table.c ---- */
 uint32_t km__table_entry(const km_map *map, uint64_t page);

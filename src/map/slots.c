@@ -98,15 +98,6 @@ struct km__cursor km__header_cursor(const struct km__header *header) {
                                .data_size = header->data_size};
 }
 
-uint64_t km__pages_of(uint64_t data_size) {
-    return data_size / KM__PAGE + (data_size % KM__PAGE != 0);
-}
-
-uint32_t km__page_length(uint64_t data_size, uint64_t page) {
-    const uint64_t left = data_size - page * KM__PAGE;
-    return left < KM__PAGE ? (uint32_t)left : KM__PAGE;
-}
-
 /* ---- regions ----------------------------------------------------------------------------------------------------- */
 
 int km__home_cover(km_map *map, uint64_t data_size) {

@@ -4,10 +4,6 @@
  */
 #include "frames.h"
 
-static uint64_t pages_of(uint64_t size) {
-    return (size + KM__PAGE - 1) / KM__PAGE;
-}
-
 static void *allocate(uint64_t size) {
     void *bytes = calloc(1, size == 0 ? 1 : (size_t)size);
     assert_non_null(bytes);
@@ -18,8 +14,8 @@ void frames_open(struct frames *map, uint64_t data_size, uint64_t data_capacity,
     *map = (struct frames){.limits = {.data_capacity = data_capacity}, .ring_size = ring_size};
     for (unsigned i = 0; i < 16; i++)
         map->limits.uuid[i] = (uint8_t)(0xa0 + i);
-    map->data = allocate(pages_of(data_capacity) * KM__PAGE);
-    map->view = allocate(pages_of(data_capacity) * KM__PAGE);
+    map->data = allocate(km__pages_of(data_capacity) * KM__PAGE);
+    map->view = allocate(km__pages_of(data_capacity) * KM__PAGE);
     map->ring = allocate(ring_size);
     map->cursor = frames_first(map, data_size);
 }
@@ -37,7 +33,7 @@ struct km__cursor frames_first(const struct frames *map, uint64_t data_size) {
 
 static void add_pages(struct frames *map, uint64_t *digest) {
     const uint64_t size = map->cursor.data_size;
-    for (uint64_t page = 0; page < pages_of(size); page++) {
+    for (uint64_t page = 0; page < km__pages_of(size); page++) {
         unsigned char image[KM__PAGE];
         unsigned char *data = map->data + page * KM__PAGE;
         const uint32_t length = size - page * KM__PAGE < KM__PAGE ? (uint32_t)(size - page * KM__PAGE) : KM__PAGE;
@@ -102,7 +98,7 @@ void frames_scribble(struct frames *map, struct chance *chance) {
 
 uint64_t frames_digest(const unsigned char *data, uint64_t data_capacity) {
     uint64_t digest = 0;
-    for (uint64_t page = 0; page < pages_of(data_capacity); page++)
+    for (uint64_t page = 0; page < km__pages_of(data_capacity); page++)
         digest += km__digest_mix(page, km__checksum_page(KM_CHECKSUM_CRC32C, data + page * KM__PAGE));
     return digest;
 }
@@ -127,7 +123,7 @@ uint32_t frames_apply(const struct km__frame *frame, unsigned char *data, uint64
     uint32_t pages = 0, ranges = 0;
     km__frame_walk_start(&walk, frame);
     while (km__frame_walk_next(&walk, &page)) {
-        assert_true(page.page < pages_of(data_capacity));
+        assert_true(page.page < km__pages_of(data_capacity));
         assert_true(page.ranges >= frame->body);
         assert_true(page.ranges + page.ranges_length <= frame->body + frame->head.body_length);
         assert_true(km__frame_page_bytes(&page) >= page.range_count);
