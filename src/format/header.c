@@ -84,7 +84,7 @@ int km__header_choose(const struct km__header slots[2], int *chosen, int results
     if (found[0] == 0 || found[1] == 0) {
         const bool second = found[1] == 0 && (found[0] != 0 || slots[1].sequence > slots[0].sequence);
         *chosen = second ? 1 : 0;
-        return km__header_check(&slots[*chosen], why, why_size);
+        return refuse(&(struct reason){why, why_size}, 0, "%s", "");
     }
     for (size_t i = 0; i < sizeof most_telling_first / sizeof *most_telling_first; i++)
         for (int slot = 0; slot < 2; slot++)
