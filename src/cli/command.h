@@ -86,9 +86,10 @@ int cli_open(struct cli_command *command, km_map **map, struct km_options *optio
 
 /**
  * Close the map. `done` tells, for the error message, what stands although closing failed. That others kept the map
- * from being marked clean is no error. 0, or an exit status after the error was printed.
+ * from being marked clean is no error. Returns `status`, how the command went so far; if that is 0 and closing failed,
+ * an exit status after the error was printed.
  */
-int cli_close(const struct cli_command *command, km_map *map, const char *done);
+int cli_close(const struct cli_command *command, km_map *map, int status, const char *done);
 
 /** Print "keepmap: VERB TARGET: what is wrong: what to do" for a library's error, of which the thread still holds the
  *  detail. Returns the exit status. */

@@ -18,9 +18,10 @@ int cli_open(struct cli_command *command, km_map **map, struct km_options *optio
     return error ? cli_fail(command, error) : CLI_DONE;
 }
 
-int cli_close(const struct cli_command *command, km_map *map, const char *done) {
+int cli_close(const struct cli_command *command, km_map *map, int status, const char *done) {
     const int error = km_close(map);
     if (error == 0 || error == KM_EBUSY)
-        return CLI_DONE;
-    return cli_fail_closing(command, error, done);
+        return status;
+    const int failed = cli_fail_closing(command, error, done);
+    return status ? status : failed;
 }

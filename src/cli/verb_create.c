@@ -118,10 +118,10 @@ static int run(struct cli_command *command) {
         return status;
     struct cli_outcome outcome;
     status = cli_outcome_take(command, map, &outcome);
-    const int closed = cli_close(command, map, "the map was created");
-    if (status == CLI_DONE && closed == CLI_DONE)
+    status = cli_close(command, map, status, "the map was created");
+    if (status == CLI_DONE)
         print_result(command, &outcome);
-    return status ? status : closed;
+    return status;
 }
 
 const struct cli_verb cli_verb_create = {

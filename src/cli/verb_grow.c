@@ -38,10 +38,10 @@ static int run(struct cli_command *command) {
     struct cli_outcome outcome;
     const int error = km_grow(map, size);
     status = error ? cli_fail(command, error) : cli_outcome_take(command, map, &outcome);
-    const int closed = cli_close(command, map, "the map has its new size");
-    if (status == CLI_DONE && closed == CLI_DONE)
+    status = cli_close(command, map, status, "the map has its new size");
+    if (status == CLI_DONE)
         print_result(command, &outcome);
-    return status ? status : closed;
+    return status;
 }
 
 const struct cli_verb cli_verb_grow = {

@@ -167,9 +167,9 @@ static int run(struct cli_command *command) {
         error = km_who(map, remember_user, &attached);
     if (error)
         status = cli_fail(command, error);
-    const int closed = cli_close(command, map, "nothing was changed");
-    if (status || closed)
-        return status ? status : closed;
+    status = cli_close(command, map, status, "nothing was changed");
+    if (status)
+        return status;
     if (command->json)
         print_json(command, &info);
     else

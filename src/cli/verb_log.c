@@ -99,9 +99,8 @@ static int run(struct cli_command *command) {
         status = cli_fail_text(command, km_error_exit_status(KM_ENOMEM), "%s", km_error_message(KM_ENOMEM));
     else if (error)
         status = cli_fail(command, error);
-    const int closed = cli_close(command, map, "nothing was changed");
-    if ((status == CLI_DONE || error == KM_EJOURNAL) &&
-        closed == CLI_DONE) { /* what stands before the damage is told */
+    const int closed = cli_close(command, map, CLI_DONE, "nothing was changed");
+    if ((error == 0 || error == KM_EJOURNAL) && closed == CLI_DONE) { /* what stands before the damage is told */
         const size_t first = entries.count > limit ? entries.count - (size_t)limit : 0;
         if (command->json)
             print_json(command, &entries, first);

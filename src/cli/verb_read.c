@@ -79,8 +79,7 @@ static int run(struct cli_command *command) {
     if (status)
         return status;
     status = read_range(command, map, offset, wanted);
-    const int closed = cli_close(command, map, "nothing was changed");
-    return status ? status : closed;
+    return cli_close(command, map, status, "nothing was changed");
 }
 
 const struct cli_verb cli_verb_read = {

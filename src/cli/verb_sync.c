@@ -19,9 +19,9 @@ static int run(struct cli_command *command) {
     struct cli_outcome outcome;
     const int error = km_sync(map);
     status = error ? cli_fail(command, error) : cli_outcome_take(command, map, &outcome);
-    const int closed = cli_close(command, map, "what was committed is durable");
-    if (status || closed)
-        return status ? status : closed;
+    status = cli_close(command, map, status, "what was committed is durable");
+    if (status)
+        return status;
     if (command->json) {
         struct cli_json json;
         cli_outcome_json(command, &outcome, &json);

@@ -116,12 +116,12 @@ static int run(struct cli_command *command) {
     status = write_input(command, map, offset, &length);
     struct cli_outcome outcome = {.generation = km_generation(map), .size = km_size(map)};
     const bool lazy = (options.flags & KM_LAZY) != 0;
-    const int closed =
-        cli_close(command, map,
+    status =
+        cli_close(command, map, status,
                   lazy ? "what was committed is visible, but perhaps not durable" : "what was committed is durable");
-    if (status == CLI_DONE && closed == CLI_DONE)
+    if (status == CLI_DONE)
         print_result(command, &outcome, length, lazy);
-    return status ? status : closed;
+    return status;
 }
 
 const struct cli_verb cli_verb_write = {
