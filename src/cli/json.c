@@ -6,6 +6,7 @@
 
 #include <inttypes.h>
 #include <stddef.h>
+#include <stdio.h>
 
 #include "text.h"
 
@@ -37,41 +38,41 @@ static size_t utf8_length(const unsigned char *bytes) {
     return length;
 }
 
-static void put_string(FILE *stream, const char *text) {
-    putc('"', stream);
+static void put_string(const char *text) {
+    putchar('"');
     const unsigned char *next = (const unsigned char *)text;
     while (*next != '\0') {
         const size_t length = utf8_length(next);
         if (length == 0)
-            fputs("\xef\xbf\xbd", stream); /* U+FFFD, the replacement character */
+            fputs("\xef\xbf\xbd", stdout); /* U+FFFD, the replacement character */
         else if (*next == '"' || *next == '\\')
-            fprintf(stream, "\\%c", *next);
+            printf("\\%c", *next);
         else if (*next < 0x20 || *next == 0x7f)
-            fprintf(stream, "\\u%04x", (unsigned)*next);
+            printf("\\u%04x", (unsigned)*next);
         else
-            fwrite(next, 1, length, stream);
+            fwrite(next, 1, length, stdout);
         next += length == 0 ? 1 : length;
     }
-    putc('"', stream);
+    putchar('"');
 }
 
 /** Everything that stands before a value: the comma, the line, the key. */
 static void start_value(struct cli_json *json, const char *key) {
     if (json->depth > 0) {
-        fputs(json->filled ? ",\n" : "\n", json->stream);
+        fputs(json->filled ? ",\n" : "\n", stdout);
         for (unsigned i = 0; i < json->depth; i++)
-            fputs("  ", json->stream);
+            fputs("  ", stdout);
     }
     json->filled = true;
     if (key) {
-        put_string(json->stream, key);
-        fputs(": ", json->stream);
+        put_string(key);
+        fputs(": ", stdout);
     }
 }
 
 void cli_json_open(struct cli_json *json, const char *key, char bracket) {
     start_value(json, key);
-    putc(bracket, json->stream);
+    putchar(bracket);
     json->depth++;
     json->filled = false;
 }
@@ -79,39 +80,46 @@ void cli_json_open(struct cli_json *json, const char *key, char bracket) {
 void cli_json_close(struct cli_json *json, char bracket) {
     json->depth--;
     if (json->filled) {
-        putc('\n', json->stream);
+        putchar('\n');
         for (unsigned i = 0; i < json->depth; i++)
-            fputs("  ", json->stream);
+            fputs("  ", stdout);
     }
-    putc(bracket, json->stream);
+    putchar(bracket);
     json->filled = true;
     if (json->depth == 0)
-        putc('\n', json->stream);
+        putchar('\n');
+}
+
+struct cli_json cli_json_start(const char *target) {
+    struct cli_json json = {.depth = 0};
+    cli_json_open(&json, NULL, '{');
+    cli_json_string(&json, "target", target);
+    return json;
 }
 
 void cli_json_string(struct cli_json *json, const char *key, const char *value) {
     start_value(json, key);
-    put_string(json->stream, value);
+    put_string(value);
 }
 
 void cli_json_number(struct cli_json *json, const char *key, uint64_t value) {
     start_value(json, key);
-    fprintf(json->stream, "%" PRIu64, value);
+    printf("%" PRIu64, value);
 }
 
 void cli_json_bool(struct cli_json *json, const char *key, bool value) {
     start_value(json, key);
-    fputs(value ? "true" : "false", json->stream);
+    fputs(value ? "true" : "false", stdout);
 }
 
 void cli_json_null(struct cli_json *json, const char *key) {
     start_value(json, key);
-    fputs("null", json->stream);
+    fputs("null", stdout);
 }
 
 void cli_json_hex(struct cli_json *json, const char *key, uint64_t value, int digits) {
     start_value(json, key);
-    fprintf(json->stream, "\"%0*" PRIx64 "\"", digits, value);
+    printf("\"%0*" PRIx64 "\"", digits, value);
 }
 
 void cli_json_time(struct cli_json *json, const char *key, uint64_t time_ns) {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Writing JSON to a stream, one value after the other. Whatever bytes a string holds, what comes out is valid JSON in
+ * Writing JSON to standard output, one value after the other. Whatever bytes a string holds, what comes out is valid JSON in
  * UTF-8. The caller balances what it opens; write errors stay in the stream and are found when it is closed.
  */
 #ifndef CLI_JSON_H
@@ -8,14 +8,15 @@
 
 #include <stdbool.h>
 #include <stdint.h>
-#include <stdio.h>
 
-/** A document under way. Start with { .stream = stdout }. */
+/** A document under way. */
 struct cli_json {
-    FILE *stream;
     unsigned depth;
     bool filled; /* the innermost object or array has a member already */
 };
+
+/** Begin an object whose first member is the target. */
+struct cli_json cli_json_start(const char *target);
 
 /* `key` is NULL for the outermost value and for members of arrays. Numbers are plain JSON numbers of up to 64 bits. */
 void cli_json_open(struct cli_json *json, const char *key, char bracket); /* '{' or '[' */

@@ -4,29 +4,15 @@
  */
 #include "outcome.h"
 
-#include <stdio.h>
-
-int cli_outcome_take(const struct cli_command *command, km_map *map, struct cli_outcome *outcome) {
-    struct km_info info = {.struct_size = sizeof info};
-    const int error = km_get_info(map, &info);
-    if (error)
-        return cli_fail(command, error);
-    *outcome = (struct cli_outcome){
-        .generation = info.generation,
-        .durable_generation = info.durable_generation,
-        .checkpoint_generation = info.checkpoint_generation,
-        .size = info.size,
-        .max_size = info.max_size,
-        .journal_size = info.journal_size,
-        .checksum = info.checksum,
-    };
-    return CLI_DONE;
+int cli_outcome_take(const struct cli_command *command, km_map *map, struct km_info *outcome) {
+    *outcome = (struct km_info){.struct_size = sizeof *outcome};
+    const int error = km_get_info(map, outcome);
+    return error ? cli_fail(command, error) : CLI_DONE;
 }
 
-void cli_outcome_json(const struct cli_command *command, const struct cli_outcome *outcome, struct cli_json *json) {
-    *json = (struct cli_json){.stream = stdout};
-    cli_json_open(json, NULL, '{');
-    cli_json_string(json, "target", command->target);
-    cli_json_number(json, "generation", outcome->generation);
-    cli_json_number(json, "size", outcome->size);
+struct cli_json cli_outcome_json(const struct cli_command *command, uint64_t generation, uint64_t size) {
+    struct cli_json json = cli_json_start(command->target);
+    cli_json_number(&json, "generation", generation);
+    cli_json_number(&json, "size", size);
+    return json;
 }

@@ -8,10 +8,9 @@
 #include "command.h"
 #include "outcome.h"
 
-static void print_result(const struct cli_command *command, const struct cli_outcome *outcome) {
+static void print_result(const struct cli_command *command, const struct km_info *outcome) {
     if (command->json) {
-        struct cli_json json;
-        cli_outcome_json(command, outcome, &json);
+        struct cli_json json = cli_outcome_json(command, outcome->generation, outcome->size);
         cli_json_number(&json, "checkpoint_generation", outcome->checkpoint_generation);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
@@ -31,7 +30,7 @@ static int run(struct cli_command *command) {
     int status = cli_open(command, &map, &options);
     if (status)
         return status;
-    struct cli_outcome outcome;
+    struct km_info outcome;
     const int error = km_checkpoint(map);
     status = error ? cli_fail(command, error) : cli_outcome_take(command, map, &outcome);
     status = cli_close(command, map, status, "what was committed stands in the journal");

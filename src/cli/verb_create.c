@@ -81,11 +81,10 @@ static bool take_option(struct cli_command *command, int id, struct km_options *
     return wrong == NULL;
 }
 
-static void print_result(const struct cli_command *command, const struct cli_outcome *outcome) {
+static void print_result(const struct cli_command *command, const struct km_info *outcome) {
     char size[CLI_TEXT_SIZE], max_size[CLI_TEXT_SIZE], journal[CLI_TEXT_SIZE];
     if (command->json) {
-        struct cli_json json;
-        cli_outcome_json(command, outcome, &json);
+        struct cli_json json = cli_outcome_json(command, outcome->generation, outcome->size);
         cli_json_number(&json, "max_size", outcome->max_size);
         cli_json_number(&json, "journal_size", outcome->journal_size);
         cli_json_string(&json, "checksum", cli_text_checksum(outcome->checksum));
@@ -116,7 +115,7 @@ static int run(struct cli_command *command) {
     int status = cli_open(command, &map, &options);
     if (status)
         return status;
-    struct cli_outcome outcome;
+    struct km_info outcome;
     status = cli_outcome_take(command, map, &outcome);
     status = cli_close(command, map, status, "the map was created");
     if (status == CLI_DONE)

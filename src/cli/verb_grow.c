@@ -9,11 +9,10 @@
 #include "outcome.h"
 #include "text.h"
 
-static void print_result(const struct cli_command *command, const struct cli_outcome *outcome) {
+static void print_result(const struct cli_command *command, const struct km_info *outcome) {
     char text[CLI_TEXT_SIZE];
     if (command->json) {
-        struct cli_json json;
-        cli_outcome_json(command, outcome, &json);
+        struct cli_json json = cli_outcome_json(command, outcome->generation, outcome->size);
         cli_json_number(&json, "max_size", outcome->max_size);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
@@ -35,7 +34,7 @@ static int run(struct cli_command *command) {
     int status = cli_open(command, &map, &options);
     if (status)
         return status;
-    struct cli_outcome outcome;
+    struct km_info outcome;
     const int error = km_grow(map, size);
     status = error ? cli_fail(command, error) : cli_outcome_take(command, map, &outcome);
     status = cli_close(command, map, status, "the map has its new size");

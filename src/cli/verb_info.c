@@ -56,9 +56,7 @@ static const char *slots_words(uint32_t slots) {
 
 static void print_json(const struct cli_command *command, const struct km_info *info) {
     char text[CLI_TEXT_SIZE];
-    struct cli_json json = {.stream = stdout};
-    cli_json_open(&json, NULL, '{');
-    cli_json_string(&json, "target", command->target);
+    struct cli_json json = cli_json_start(command->target);
     cli_json_number(&json, "format_version", info->format_version);
     cli_json_string(&json, "mode", cli_text_mode(info->mode));
     cli_json_string(&json, "checksum", cli_text_checksum(info->checksum));

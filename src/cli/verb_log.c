@@ -37,9 +37,7 @@ static int remember_entry(void *context, const struct km_log_entry *entry) {
 }
 
 static void print_json(const struct cli_command *command, const struct entries *entries, size_t first) {
-    struct cli_json json = {.stream = stdout};
-    cli_json_open(&json, NULL, '{');
-    cli_json_string(&json, "target", command->target);
+    struct cli_json json = cli_json_start(command->target);
     cli_json_open(&json, "commits", '[');
     for (size_t i = first; i < entries->count; i++) {
         const struct km_log_entry *entry = &entries->list[i];

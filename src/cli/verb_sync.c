@@ -16,15 +16,14 @@ static int run(struct cli_command *command) {
     int status = cli_open(command, &map, &options);
     if (status)
         return status;
-    struct cli_outcome outcome;
+    struct km_info outcome;
     const int error = km_sync(map);
     status = error ? cli_fail(command, error) : cli_outcome_take(command, map, &outcome);
     status = cli_close(command, map, status, "what was committed is durable");
     if (status)
         return status;
     if (command->json) {
-        struct cli_json json;
-        cli_outcome_json(command, &outcome, &json);
+        struct cli_json json = cli_outcome_json(command, outcome.generation, outcome.size);
         cli_json_number(&json, "durable_generation", outcome.durable_generation);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {

@@ -126,11 +126,10 @@ static int verify(struct cli_command *command, km_map *map) {
     int error = km_get_info(map, &info);
     if (error)
         return cli_fail(command, error);
-    struct verification verification = {.command = command, .json = {.stream = stdout}, .size = info.size};
+    struct verification verification = {.command = command, .size = info.size};
     cli_progress_start(&verification.progress, "verify", !command->quiet);
     if (command->json) {
-        cli_json_open(&verification.json, NULL, '{');
-        cli_json_string(&verification.json, "target", command->target);
+        verification.json = cli_json_start(command->target);
         cli_json_open(&verification.json, "findings", '[');
     }
     struct km_report report = {.struct_size = sizeof report};

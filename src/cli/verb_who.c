@@ -26,9 +26,7 @@ static int remember_user(void *context, const struct km_user *user) {
 }
 
 static void print_json(const struct cli_command *command, const struct users *users, const struct km_info *info) {
-    struct cli_json json = {.stream = stdout};
-    cli_json_open(&json, NULL, '{');
-    cli_json_string(&json, "target", command->target);
+    struct cli_json json = cli_json_start(command->target);
     cli_json_number(&json, "generation", info->generation);
     cli_json_open(&json, "users", '[');
     for (size_t i = 0; i < users->count; i++) {

@@ -24,8 +24,6 @@ static const struct cli_option write_options[] = {
      "earlier commit\n(the last to close the map makes it durable in any case)"},
 };
 
-static const uint64_t chunk_size = 1u << 20;
-
 /** Read all of standard input to `offset`. `*length` becomes how much came. */
 static int take_input(struct cli_command *command, km_map *map, uint64_t offset, uint64_t *length) {
     const uint64_t size = km_size(map);
@@ -42,8 +40,7 @@ static int take_input(struct cli_command *command, km_map *map, uint64_t offset,
     int error = 0;
     *length = 0;
     while (error == 0 && got > 0 && *length < room) {
-        const uint64_t chunk = room - *length < chunk_size ? room - *length : chunk_size;
-        error = cli_stream_read(data + offset + *length, (size_t)chunk, &got);
+        error = cli_stream_read(data + offset + *length, (size_t)(room - *length), &got);
         *length += got;
         cli_progress_update(&progress, *length, expected);
     }
@@ -81,18 +78,16 @@ static int write_input(struct cli_command *command, km_map *map, uint64_t offset
     return status;
 }
 
-static void print_result(const struct cli_command *command, const struct cli_outcome *outcome, uint64_t length,
+static void print_result(const struct cli_command *command, uint64_t generation, uint64_t size, uint64_t length,
                          bool lazy) {
     char text[CLI_TEXT_SIZE];
     if (command->json) {
-        struct cli_json json;
-        cli_outcome_json(command, outcome, &json);
+        struct cli_json json = cli_outcome_json(command, generation, size);
         cli_json_number(&json, "written", length);
         cli_json_bool(&json, "lazy", lazy);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {
-        printf("wrote %s to %s: generation %" PRIu64 "\n", cli_text_bytes(text, length), command->shown,
-               outcome->generation);
+        printf("wrote %s to %s: generation %" PRIu64 "\n", cli_text_bytes(text, length), command->shown, generation);
     }
 }
 
@@ -114,13 +109,13 @@ static int run(struct cli_command *command) {
     if (status)
         return status;
     status = write_input(command, map, offset, &length);
-    struct cli_outcome outcome = {.generation = km_generation(map), .size = km_size(map)};
+    const uint64_t generation = km_generation(map), size = km_size(map);
     const bool lazy = (options.flags & KM_LAZY) != 0;
     status =
         cli_close(command, map, status,
                   lazy ? "what was committed is visible, but perhaps not durable" : "what was committed is durable");
     if (status == CLI_DONE)
-        print_result(command, &outcome, length, lazy);
+        print_result(command, generation, size, length, lazy);
     return status;
 }
 
