@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Unaligned little-endian loads and stores, and copies out of memory that others may write. The library runs on
+ * Unaligned little-endian loads and stores, and copies out of memory that others may write. The library runs on 64-bit
  * little-endian processors only; here it says so.
  */
 #ifndef KM_FORMAT_BYTES_H
@@ -13,6 +13,7 @@
 #include <string.h>
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the file is little-endian and is used as it stands");
+static_assert(sizeof(void *) == 8, "sizes and offsets of the file are sizes in memory, and maps need address space");
 
 static inline uint16_t km__load16(const unsigned char *from) {
     uint16_t value;

@@ -351,9 +351,6 @@ static int attach(km_map **out, const char *path, const struct km_options *optio
 /* ---- public ------------------------------------------------------------------------------------------------------ */
 
 static int check_target(const char *target) {
-    const uint16_t probe = 1;
-    if (sizeof(void *) < 8 || *(const uint8_t *)&probe != 1)
-        return km__error(KM_EUNSUPPORTED, "keepmap needs a 64-bit little-endian processor");
     if (target == NULL || target[0] == '\0')
         return km__error(KM_EINVAL, "the target is empty: name a path");
     if (strncmp(target, "Local\\", 6) == 0 || strncmp(target, "Global\\", 7) == 0)

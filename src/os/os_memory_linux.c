@@ -18,6 +18,10 @@ uint64_t os__round_up_to_page(uint64_t length) {
     return (length + page - 1) / page * page;
 }
 
+int os__keep_private(void *address, uint64_t length) {
+    return madvise(address, length, MADV_DONTFORK) == 0 && madvise(address, length, MADV_DONTDUMP) == 0 ? 0 : errno;
+}
+
 void *os_memory_take(uint64_t length) {
     size_t size = os__round_up_to_page(length);
     void *address = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -25,8 +29,9 @@ void *os_memory_take(uint64_t length) {
         os__system_error(errno, "take memory", NULL);
         return NULL;
     }
-    if (madvise(address, size, MADV_DONTFORK) != 0 || madvise(address, size, MADV_DONTDUMP) != 0) {
-        os__system_error(errno, "take memory", NULL);
+    int number = os__keep_private(address, size);
+    if (number != 0) {
+        os__system_error(number, "take memory", NULL);
         munmap(address, size);
         return NULL;
     }

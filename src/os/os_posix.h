@@ -76,6 +76,9 @@ void os__fork_remove(struct os__fork_entry *entry);
 /** Next multiple of KM_PAGE_SIZE and of the processor's page; 0 if that is out of range. */
 uint64_t os__round_up_to_page(uint64_t length);
 
+/** Have a mapping neither inherited by fork nor written to core dumps; 0 or errno. */
+int os__keep_private(void *address, uint64_t length);
+
 /* ---- files, as mappings see them --------------------------------------------------------------------------------- */
 
 /** Descriptor to map the file by, and its path for messages. */

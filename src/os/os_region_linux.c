@@ -18,15 +18,14 @@ int os_region_map(struct os_region *region, struct os_file *file, uint64_t offse
     int error = os__file_contains(file, offset, length, "map it");
     if (error != 0)
         return error;
+    uint64_t mapped = os__round_up_to_page(length);
     int protection = writable ? PROT_READ | PROT_WRITE : PROT_READ;
-    void *address =
-        mmap(NULL, os__round_up_to_page(length), protection, MAP_SHARED, os__file_descriptor(file), (off_t)offset);
+    void *address = mmap(NULL, mapped, protection, MAP_SHARED, os__file_descriptor(file), (off_t)offset);
     if (address == MAP_FAILED)
         return os__system_error(errno, "map it", os__file_path(file));
-    if (madvise(address, os__round_up_to_page(length), MADV_DONTFORK) != 0 ||
-        madvise(address, os__round_up_to_page(length), MADV_DONTDUMP) != 0) {
-        int number = errno;
-        munmap(address, os__round_up_to_page(length));
+    int number = os__keep_private(address, mapped);
+    if (number != 0) {
+        munmap(address, mapped);
         return os__system_error(number, "map it", os__file_path(file));
     }
     *region = (struct os_region){
