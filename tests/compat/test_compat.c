@@ -91,12 +91,6 @@ static bool can_be_read(const struct golden *golden) {
     return golden->need != ZLIB || km__zlib_available();
 }
 
-static struct km_info info_of(km_map *map) {
-    struct km_info info = {.struct_size = sizeof info};
-    must(km_get_info(map, &info));
-    return info;
-}
-
 #define expect(golden, what, found, expected) expect_number((golden)->name, (what), (found), (expected))
 
 static void expect_number(const char *name, const char *what, uint64_t found, uint64_t expected) {
@@ -111,7 +105,7 @@ static void expect_content(const struct golden *golden, km_map *map) {
     expect(golden, "the size", km_size(map), golden->size);
     expect(golden, "the sum of the data", km__crc32c_portable(0, km_data(map), golden->size), golden->data);
     must(km_abort(map));
-    const struct km_info info = info_of(map);
+    const struct km_info info = check_info(map);
     expect(golden, "the generation told", info.generation, golden->generation);
     expect(golden, "the size told", info.size, golden->size);
     expect(golden, "the digest", info.digest, golden->digest);
@@ -139,7 +133,7 @@ static void a_golden_file_is_read_without_a_change(void **state) {
         struct scratch_image before = scratch_load(path);
         km_map *map = check_open(path, 0, KM_READONLY);
         expect_content(golden, map);
-        expect(golden, "the checkpoint", info_of(map).checkpoint_generation, golden->checkpoint);
+        expect(golden, "the checkpoint", check_info(map).checkpoint_generation, golden->checkpoint);
         expect_sound(golden, map, golden->generation - golden->checkpoint, golden->damaged_slots);
         must(km_close(map));
         if (!scratch_equals(path, &before)) {
@@ -162,7 +156,7 @@ static void a_golden_file_is_recovered_and_closed_cleanly(void **state) {
         map = check_open(path, 0, KM_READONLY);
         expect_content(golden, map);
         expect_sound(golden, map, 0, 0);
-        const struct km_info info = info_of(map);
+        const struct km_info info = check_info(map);
         expect(golden, "clean", info.clean, 1);
         expect(golden, "the checkpoint", info.checkpoint_generation, golden->generation);
         must(km_close(map));
@@ -214,7 +208,7 @@ static void golden_files_show_what_their_names_say(void **state) {
         unsigned compressed = 0;
         must(km_log(map, count_compressed, &compressed));
         expect(golden, "whether frames are compressed", compressed > 0, golden->compressed);
-        const struct km_info info = info_of(map);
+        const struct km_info info = check_info(map);
         expect(golden, "compression", info.compress, golden->compressed);
         expect(golden, "whole pages", info.full_pages, strcmp(golden->name, "v1-full-pages") == 0);
         expect(golden, "the kind of checksums", info.checksum,
@@ -245,7 +239,7 @@ static void a_schema_is_kept_and_another_is_refused(void **state) {
     struct km_options options = {.struct_size = sizeof options, .schema = "golden", .schema_version = 7};
     km_map *map;
     must(km_open(&map, path, &options));
-    const struct km_info info = info_of(map);
+    const struct km_info info = check_info(map);
     assert_string_equal(info.schema, "golden");
     assert_int_equal(info.schema_version, 7);
     must(km_close(map));

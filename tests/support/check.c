@@ -64,6 +64,12 @@ static int print_finding(void *context, uint64_t done, uint64_t total, const str
     return 0;
 }
 
+struct km_info check_info(km_map *map) {
+    struct km_info info = {.struct_size = sizeof info};
+    must(km_get_info(map, &info));
+    return info;
+}
+
 void check_clean(km_map *map) {
     struct km_report report = {.struct_size = sizeof report};
     must(km_verify(map, &report, print_finding, NULL));

@@ -44,6 +44,9 @@ km_map *check_open(const char *path, uint64_t size, uint32_t flags);
 /** One commit that stores `length` copies of `value` at `offset`. */
 void check_commit_fill(km_map *map, uint64_t offset, int value, size_t length);
 
+/** What km_get_info() tells. */
+struct km_info check_info(km_map *map);
+
 /** km_verify() finds nothing. */
 void check_clean(km_map *map);
 

@@ -61,7 +61,7 @@ void scratch_time_limit(unsigned seconds) {
     alarm(seconds);
 }
 
-const char *scratch_path(const char *format, ...) {
+char *scratch_path(const char *format, ...) {
     static char paths[32][768];
     static unsigned next;
     if (directory[0] == '\0') {

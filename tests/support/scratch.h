@@ -13,7 +13,7 @@
 
 /** Path below the test's directory, which is made at first use and removed when the process that made it ends. The text
  *  lives until 32 more paths were asked for. */
-const char *scratch_path(const char *format, ...) __attribute__((format(printf, 1, 2)));
+char *scratch_path(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 /** End the whole program with a message after `seconds`; the directory is removed. */
 void scratch_time_limit(unsigned seconds);

@@ -13,7 +13,17 @@
 #include <sys/prctl.h>
 #include <unistd.h>
 
+#include "support/check.h"
+
 #define NOBODY 65534
+#define CHILD_SECONDS 50
+
+void refusal_run(int (*child)(void *context), void *context) {
+    const int status = check_in_child(child, context, CHILD_SECONDS);
+    if (status == REFUSAL_SKIP)
+        skip();
+    assert_int_equal(status, 0);
+}
 
 bool refuse_call(long number, unsigned argument, uint32_t mask, int error) {
     const uint32_t low_word = (uint32_t)(offsetof(struct seccomp_data, args) + 8 * argument);

@@ -12,6 +12,9 @@
 /** What a child returns when the machine does not let it make its situation. */
 #define REFUSAL_SKIP 77
 
+/** Run `child` in a process of its own, which must return 0; if it returns REFUSAL_SKIP, the test is skipped. */
+void refusal_run(int (*child)(void *context), void *context);
+
 /**
  * From now on the system call `number` fails with `error` when its argument `argument` (0 to 5) has all bits of `mask`. A
  * mask of 0: always. False if the system does not let us.

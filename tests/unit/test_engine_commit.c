@@ -15,12 +15,6 @@
 
 static const char *const trackers[] = {"scan", "pagemap", "compare"};
 
-static struct km_info info_of(km_map *map) {
-    struct km_info info = {.struct_size = sizeof info};
-    must(km_get_info(map, &info));
-    return info;
-}
-
 static void expect_byte(km_map *map, uint64_t offset, int value) {
     must(km_begin(map, KM_READ));
     assert_int_equal(((unsigned char *)km_data(map))[offset], value);
@@ -59,7 +53,7 @@ static void a_transaction_that_changes_nothing_makes_no_commit(void **state) {
     must(km_begin(map, KM_WRITE));
     must(km_commit(map));
     assert_int_equal(km_generation(map), 1);
-    assert_int_equal(info_of(map).generation, 1);
+    assert_int_equal(check_info(map).generation, 1);
     must(km_close(map));
 }
 
@@ -71,17 +65,17 @@ static void a_durable_commit_makes_the_lazy_ones_before_it_durable(void **state)
     check_commit_fill(lazy, 0, 1, 10);
     check_commit_fill(lazy, 0, 2, 10);
     expect_byte(durable, 0, 2);
-    struct km_info info = info_of(lazy);
+    struct km_info info = check_info(lazy);
     assert_int_equal(info.generation, 2);
     assert_int_equal(info.durable_generation, 0);
     check_commit_fill(durable, 100, 3, 10);
-    info = info_of(lazy);
+    info = check_info(lazy);
     assert_int_equal(info.generation, 3);
     assert_int_equal(info.durable_generation, 3);
     check_commit_fill(lazy, 0, 4, 10);
-    assert_int_equal(info_of(lazy).durable_generation, 3);
+    assert_int_equal(check_info(lazy).durable_generation, 3);
     must(km_sync(durable));
-    assert_int_equal(info_of(lazy).durable_generation, 4);
+    assert_int_equal(check_info(lazy).durable_generation, 4);
     must(km_close(lazy));
     must(km_close(durable));
 }
@@ -111,7 +105,7 @@ static void every_tracker_finds_every_store(void **state) {
         must(km_begin(map, KM_READ));
         assert_memory_equal(km_data(map), expected, SIZE);
         must(km_abort(map));
-        fprintf(stderr, "# tracker asked for: %s, in use: %s\n", trackers[i], info_of(map).tracker);
+        fprintf(stderr, "# tracker asked for: %s, in use: %s\n", trackers[i], check_info(map).tracker);
         must(km_close(map));
         map = check_open(path, 0, KM_READONLY);
         must(km_begin(map, KM_READ));
@@ -398,12 +392,12 @@ static void the_journal_is_used_again_and_again(void **state) {
     for (unsigned i = 1; i <= 400; i++) { /* 400 x 8 KiB through a ring of 64 KiB */
         check_commit_fill(map, (i * 4096) % 200000, (int)(i & 0xff), 8000);
     }
-    struct km_info info = info_of(map);
+    struct km_info info = check_info(map);
     assert_int_equal(info.generation, 400);
     assert_int_equal(info.journal_size, 65536);
     assert_true(info.checkpoint_generation > 300);
     must(km_checkpoint(map));
-    info = info_of(map);
+    info = check_info(map);
     assert_int_equal(info.checkpoint_generation, 400);
     assert_int_equal(info.journal_used, 0);
     check_clean(map);

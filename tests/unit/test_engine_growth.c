@@ -56,8 +56,7 @@ static void a_grower_that_died_before_it_said_so_harms_nobody(void **state) {
     (void)state;
     static const uint32_t flags[] = {0, KM_LAZY};
     for (int i = 0; i < 2; i++) {
-        char path[1024];
-        snprintf(path, sizeof path, "%s", scratch_path("died-%d.km", i));
+        char *path = scratch_path("died-%d.km", i);
         km_map *old = open_small_ring(path, SIZE, 0, KM_CREATE);
         km_map *reader = open_small_ring(path, 0, 0, KM_READONLY);
         check_commit_fill(old, 0, 1, 100);

@@ -13,12 +13,6 @@ static struct km_options creation(uint64_t size) {
     return (struct km_options){.struct_size = sizeof(struct km_options), .size = size, .flags = KM_CREATE};
 }
 
-static struct km_info info_of(km_map *map) {
-    struct km_info info = {.struct_size = sizeof info};
-    must(km_get_info(map, &info));
-    return info;
-}
-
 static void a_created_map_is_zero_and_at_generation_0(void **state) {
     (void)state;
     km_map *map = check_open(scratch_path("zero.km"), 100000, KM_CREATE);
@@ -144,7 +138,7 @@ static void creation_options_are_ignored_when_the_map_exists(void **state) {
     options.max_size = 888888;
     options.checksum = KM_CHECKSUM_NONE;
     must(km_open(&map, path, &options));
-    const struct km_info info = info_of(map);
+    const struct km_info info = check_info(map);
     assert_int_equal(info.size, 5000);
     assert_int_equal(info.max_size, 5000);
     assert_int_equal(info.checksum, KM_CHECKSUM_CRC32C);
@@ -194,7 +188,7 @@ static void another_schema_is_refused_with_both_named(void **state) {
     scratch_release(&before);
     options.schema_version = 3;
     must(km_open(&map, path, &options));
-    const struct km_info info = info_of(map);
+    const struct km_info info = check_info(map);
     assert_string_equal(info.schema, "inventory");
     assert_int_equal(info.schema_version, 3);
     must(km_close(map));
@@ -215,15 +209,15 @@ static void replacing_needs_a_map_that_nobody_has_open(void **state) {
     assert_int_equal(*(unsigned char *)km_data(map), 5);
     must(km_abort(map));
     check_commit_fill(map, 0, 6, 100);
-    const struct km_info old = info_of(map);
+    const struct km_info old = check_info(map);
     must(km_close(map));
     map = check_open(path, 0, KM_READONLY);
     must_fail(km_open(&other, path, &options), KM_EBUSY);
     must(km_close(map));
     must(km_open(&map, path, &options));
     assert_int_equal(km_size(map), 8192);
-    assert_int_equal(info_of(map).generation, 0);
-    assert_memory_not_equal(info_of(map).uuid, old.uuid, sizeof old.uuid);
+    assert_int_equal(check_info(map).generation, 0);
+    assert_memory_not_equal(check_info(map).uuid, old.uuid, sizeof old.uuid);
     must(km_close(map));
 
     const char text[] = "the only copy of somebody's novel";
@@ -240,11 +234,11 @@ static void a_map_is_clean_only_while_nobody_writes(void **state) {
     const char *path = scratch_path("clean.km");
     km_map *map = check_open(path, 4096, KM_CREATE);
     check_commit_fill(map, 0, 5, 100);
-    assert_int_equal(info_of(map).clean, 0);
-    assert_int_equal(info_of(map).handles, 1);
+    assert_int_equal(check_info(map).clean, 0);
+    assert_int_equal(check_info(map).handles, 1);
     must(km_close(map));
     map = check_open(path, 0, KM_READONLY);
-    const struct km_info info = info_of(map);
+    const struct km_info info = check_info(map);
     assert_int_equal(info.clean, 1);
     assert_int_equal(info.handles, 0);
     assert_int_equal(info.journal_used, 0);
@@ -261,7 +255,7 @@ static void the_defaults_are_as_documented(void **state) {
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         const char *path = scratch_path("default-%zu.km", i);
         km_map *map = check_open(path, cases[i].size, KM_CREATE);
-        const struct km_info info = info_of(map);
+        const struct km_info info = check_info(map);
         assert_int_equal(info.format_version, 1);
         assert_int_equal(info.mode, KM_TRANSACTIONAL);
         assert_int_equal(info.checksum, KM_CHECKSUM_CRC32C);
@@ -299,14 +293,14 @@ static void who_tells_every_handle_that_may_write(void **state) {
     assert_int_equal(counts[1], 1);
     assert_int_equal(counts[2], 1);
     assert_int_equal(counts[3], 2);
-    assert_int_equal(info_of(first).handles, 2);
-    assert_int_equal(info_of(first).read_only_handles, 1);
+    assert_int_equal(check_info(first).handles, 2);
+    assert_int_equal(check_info(first).read_only_handles, 1);
     memset(counts, 0, sizeof counts);
     must(km_who(reader, count_users, counts));
     assert_int_equal(counts[0], 2);
     assert_int_equal(counts[1], 0);
     must(km_close(reader));
-    assert_int_equal(info_of(first).read_only_handles, 0);
+    assert_int_equal(check_info(first).read_only_handles, 0);
     must(km_close(second));
     memset(counts, 0, sizeof counts);
     must(km_who(first, count_users, counts));
@@ -346,7 +340,7 @@ static void one_handle_too_many_is_told_and_a_closed_one_makes_room(void **state
         must(km_close(maps[i]));
     }
     km_map *map = check_open(path, 0, KM_READONLY);
-    assert_int_equal(info_of(map).clean, 1);
+    assert_int_equal(check_info(map).clean, 1);
     must(km_close(map));
 }
 

@@ -12,12 +12,6 @@
 
 #define SIZE 200000u
 
-static struct km_info info_of(km_map *map) {
-    struct km_info info = {.struct_size = sizeof info};
-    must(km_get_info(map, &info));
-    return info;
-}
-
 static void expect_all(km_map *map, int value, size_t length) {
     const unsigned char *data = km_data(map);
     for (size_t i = 0; i < length; i++) {
@@ -52,7 +46,7 @@ static void a_snapshot_stays_while_others_commit(void **state) {
             expect_all(readers[i], 1, SIZE);
         }
     }
-    assert_true(info_of(writer).checkpoint_generation <= 1);
+    assert_true(check_info(writer).checkpoint_generation <= 1);
     for (int i = 0; i < 2; i++) {
         must(km_commit(readers[i]));
         must(km_begin(readers[i], KM_READ));
@@ -61,7 +55,7 @@ static void a_snapshot_stays_while_others_commit(void **state) {
         must(km_abort(readers[i]));
     }
     must(km_checkpoint(writer));
-    assert_int_equal(info_of(writer).checkpoint_generation, 4);
+    assert_int_equal(check_info(writer).checkpoint_generation, 4);
     for (int i = 0; i < 2; i++) {
         must(km_close(readers[i]));
     }
@@ -107,7 +101,7 @@ static int look_at_everything(const char *path) {
     const int value = *(unsigned char *)km_data(map);
     must(km_abort(map));
     check_clean(map);
-    info_of(map);
+    check_info(map);
     must(km_close(map));
     return value;
 }
@@ -329,10 +323,10 @@ static void the_journal_grows_for_a_commit_larger_than_itself(void **state) {
     const char *path = scratch_path("journal.km");
     km_map *map = open_small_journal(path, SIZE, KM_CREATE, 1000);
     km_map *other = check_open(path, 0, 0);
-    assert_int_equal(info_of(map).journal_size, 65536);
+    assert_int_equal(check_info(map).journal_size, 65536);
     check_commit_fill(map, 0, 1, 100);
     check_commit_fill(map, 0, 2, SIZE);
-    assert_true(info_of(map).journal_size > SIZE);
+    assert_true(check_info(map).journal_size > SIZE);
     must(km_begin(other, KM_READ)); /* a handle from before maps the longer ring */
     expect_all(other, 2, SIZE);
     must(km_abort(other));
@@ -344,7 +338,7 @@ static void the_journal_grows_for_a_commit_larger_than_itself(void **state) {
     must(km_close(other));
     must(km_close(map));
     map = check_open(path, 0, 0); /* alone: it returns to its configured length */
-    assert_int_equal(info_of(map).journal_size, 65536);
+    assert_int_equal(check_info(map).journal_size, 65536);
     must(km_begin(map, KM_READ));
     expect_all(map, 3, SIZE);
     must(km_abort(map));
@@ -406,7 +400,7 @@ static void data_grows_beyond_its_maximum_only_alone(void **state) {
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         must(km_grow(map, sizes[i]));
         assert_int_equal(km_size(map), sizes[i]);
-        assert_int_equal(info_of(map).max_size, sizes[i]);
+        assert_int_equal(check_info(map).max_size, sizes[i]);
         assert_ptr_equal(km_data(map), data);
         check_commit_fill(map, sizes[i] - 10, 7, 10);
         check_clean(map);

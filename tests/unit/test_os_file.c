@@ -24,14 +24,6 @@
 
 #define CHILD_SECONDS 20
 
-/* A child's verdict: 77 is a situation that this machine does not let us make. */
-static void run_child(int (*child)(void *context), void *context) {
-    int status = check_in_child(child, context, CHILD_SECONDS);
-    if (status == REFUSAL_SKIP)
-        skip();
-    assert_int_equal(status, 0);
-}
-
 static int count_entries(const char *directory) {
     int count = 0;
     DIR *stream = opendir(directory);
@@ -43,8 +35,8 @@ static int count_entries(const char *directory) {
     return count;
 }
 
-static const char *make_directory(const char *name) {
-    const char *directory = scratch_path("%s", name);
+static char *make_directory(const char *name) {
+    char *directory = scratch_path("%s", name);
     assert_int_equal(mkdir(directory, 0777), 0);
     return directory;
 }
@@ -193,9 +185,7 @@ static int create_without_unnamed_files(void *context) {
 
 static void without_unnamed_files_a_temporary_name_is_used_and_removed(void **unused) {
     (void)unused;
-    char directory[600];
-    snprintf(directory, sizeof directory, "%s", make_directory("temporary"));
-    run_child(create_without_unnamed_files, directory);
+    refusal_run(create_without_unnamed_files, make_directory("temporary"));
 }
 
 static int work_without_proc(void *context) {
@@ -230,9 +220,7 @@ static int work_without_proc(void *context) {
 
 static void files_and_locks_work_without_proc(void **unused) {
     (void)unused;
-    char path[600];
-    snprintf(path, sizeof path, "%s", scratch_path("without-proc.km"));
-    run_child(work_without_proc, path);
+    refusal_run(work_without_proc, scratch_path("without-proc.km"));
 }
 
 /* ---- refusals ---------------------------------------------------------------------------------------------------- */
@@ -265,9 +253,8 @@ static int open_fifo_for_writing(void *path) {
 
 static void opening_a_fifo_neither_blocks_nor_wakes_its_writer(void **unused) {
     (void)unused;
-    char path[600];
     struct os_file *file = NULL;
-    snprintf(path, sizeof path, "%s", scratch_path("fifo"));
+    char *path = scratch_path("fifo");
     assert_int_equal(mkfifo(path, 0600), 0);
     const pid_t writer = fork();
     assert_true(writer >= 0);
@@ -306,14 +293,13 @@ static int open_without_permission(void *context) {
 
 static void missing_permission_is_said_and_never_got_around(void **unused) {
     (void)unused;
-    char path[600];
     if (geteuid() != 0)
         skip();
-    snprintf(path, sizeof path, "%s", scratch_path("readable.km"));
+    char *path = scratch_path("readable.km");
     scratch_store(path, "text", 4);
     assert_int_equal(chmod(path, 0644), 0);
     assert_int_equal(chmod(scratch_path("."), 0755), 0);
-    run_child(open_without_permission, path);
+    refusal_run(open_without_permission, path);
 }
 
 static void ranges_beyond_what_a_file_can_have_are_refused(void **unused) {
@@ -350,9 +336,7 @@ static int write_beyond_the_limit(void *context) {
 
 static void the_limit_of_file_sizes_is_an_error_where_its_signal_is_ignored(void **unused) {
     (void)unused;
-    char path[600];
-    snprintf(path, sizeof path, "%s", scratch_path("limit.km"));
-    run_child(write_beyond_the_limit, path);
+    refusal_run(write_beyond_the_limit, scratch_path("limit.km"));
 }
 
 static int fill_a_small_disk(void *context) {
@@ -377,9 +361,7 @@ static int fill_a_small_disk(void *context) {
 
 static void a_full_disk_is_an_error_and_room_made_again_can_be_used(void **unused) {
     (void)unused;
-    char directory[600];
-    snprintf(directory, sizeof directory, "%s", make_directory("small"));
-    run_child(fill_a_small_disk, directory);
+    refusal_run(fill_a_small_disk, make_directory("small"));
 }
 
 static void a_descriptor_that_the_program_took_is_not_closed(void **unused) {
@@ -482,9 +464,7 @@ static int work_without_allocation(void *context) {
 
 static void a_file_system_without_allocation_and_durable_writes_gives_the_same(void **unused) {
     (void)unused;
-    char path[600];
-    snprintf(path, sizeof path, "%s", scratch_path("without-allocation.km"));
-    run_child(work_without_allocation, path);
+    refusal_run(work_without_allocation, scratch_path("without-allocation.km"));
 }
 
 static void a_name_is_compared_with_the_file_not_with_the_path(void **unused) {
@@ -547,9 +527,7 @@ static int check_overlay(void *context) {
 
 static void overlayfs_is_accepted_only_after_the_copy_up(void **unused) {
     (void)unused;
-    char base[600];
-    snprintf(base, sizeof base, "%s", make_directory("overlay"));
-    run_child(check_overlay, base);
+    refusal_run(check_overlay, make_directory("overlay"));
 }
 
 int main(void) {

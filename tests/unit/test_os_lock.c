@@ -199,8 +199,7 @@ static int hold_a_lock(void *path, int ready) {
 static void the_locks_of_a_killed_process_vanish(void **unused) {
     (void)unused;
     struct pair pair = open_pair("killed.km");
-    char path[600];
-    snprintf(path, sizeof path, "%s", scratch_path("killed.km"));
+    char *path = scratch_path("killed.km");
     const pid_t pid = start_process(hold_a_lock, path);
     must_fail(os_lock_try(pair.one, FAR, 1, OS_LOCK_READ), KM_EBUSY);
     kill_process(pid);
@@ -402,8 +401,7 @@ static void a_sleeper_on_a_read_only_mapping_is_woken_by_another_process(void **
     struct shared_word shared = map_word("wake.km");
     struct os_waiter *waiter = NULL;
     uint64_t name = 0;
-    char path[600];
-    snprintf(path, sizeof path, "%s", scratch_path("wake.km"));
+    char *path = scratch_path("wake.km");
     must(os_waiter_open(&waiter, &name));
     fflush(NULL);
     const pid_t pid = fork();

@@ -14,16 +14,8 @@
 #include "support/check.h"
 #include "support/scratch.h"
 
-#define CHILD_SECONDS 20
 #define HOLE (1u << 20)
 #define TMPFS 0x01021994
-
-static void run_child(int (*child)(void *context), void *context) {
-    const int status = check_in_child(child, context, CHILD_SECONDS);
-    if (status == REFUSAL_SKIP)
-        skip();
-    assert_int_equal(status, 0);
-}
 
 static struct os_file *make_file(const char *path, uint64_t size) {
     struct os_file *file = NULL;
@@ -58,9 +50,7 @@ static int compare_with_looking(void *context) {
 
 static void holes_take_space_where_looking_at_them_does(void **state) {
     (void)state;
-    char path[1024];
-    snprintf(path, sizeof path, "%s", scratch_path("hole.km"));
-    run_child(compare_with_looking, path);
+    refusal_run(compare_with_looking, scratch_path("hole.km"));
 }
 
 static int look_in_memory(void *context) {
@@ -80,10 +70,9 @@ static int look_in_memory(void *context) {
 
 static void holes_of_a_file_system_in_memory_take_space(void **state) {
     (void)state;
-    char directory[1024];
-    snprintf(directory, sizeof directory, "%s", scratch_path("memory"));
+    char *directory = scratch_path("memory");
     assert_int_equal(mkdir(directory, 0700), 0);
-    run_child(look_in_memory, directory);
+    refusal_run(look_in_memory, directory);
 }
 
 /* ---- names ------------------------------------------------------------------------------------------------------- */
@@ -101,9 +90,7 @@ static int sync_a_name(void *context) {
 
 static void a_directory_that_cannot_be_synced_is_told_with_the_name(void **state) {
     (void)state;
-    char path[1024];
-    snprintf(path, sizeof path, "%s", scratch_path("name.km"));
-    run_child(sync_a_name, path);
+    refusal_run(sync_a_name, scratch_path("name.km"));
 }
 
 static int sync_a_name_otherwise(void *context) {
@@ -120,9 +107,7 @@ static int sync_a_name_otherwise(void *context) {
 
 static void where_directories_have_no_sync_the_file_system_is_synced(void **state) {
     (void)state;
-    char path[1024];
-    snprintf(path, sizeof path, "%s", scratch_path("without.km"));
-    run_child(sync_a_name_otherwise, path);
+    refusal_run(sync_a_name_otherwise, scratch_path("without.km"));
 }
 
 /* Who may make names in a directory, but not read it. */
@@ -146,7 +131,7 @@ static void a_name_in_a_directory_that_may_not_be_read_is_synced_too(void **stat
     assert_int_equal(chmod(directory, geteuid() == 0 ? 0333 : 0300), 0);
     assert_int_equal(chmod(scratch_path("."), 0711), 0);
     snprintf(path, sizeof path, "%s/a.km", directory);
-    run_child(sync_a_hidden_name, path);
+    refusal_run(sync_a_hidden_name, path);
     assert_int_equal(chmod(directory, 0700), 0);
 }
 
