@@ -91,4 +91,10 @@ static inline uint64_t km__load(const _Atomic uint64_t *counter) {
     return atomic_load_explicit(counter, memory_order_acquire);
 }
 
+/** How many slots have to be looked at, whatever the word says. */
+static inline uint32_t km__slot_limit(const struct km__control *control) {
+    const uint32_t limit = atomic_load_explicit(&control->slot_limit, memory_order_acquire);
+    return limit < KM__SLOTS ? limit : KM__SLOTS;
+}
+
 #endif

@@ -61,8 +61,7 @@ static void wake(km_map *map, _Atomic uint32_t *word) {
     size_t count = 0;
     struct km__control *control = map->control;
     atomic_store_explicit(word, 0, memory_order_seq_cst);
-    uint32_t limit = atomic_load_explicit(&control->slot_limit, memory_order_relaxed);
-    limit = limit < KM__SLOTS ? limit : KM__SLOTS;
+    const uint32_t limit = km__slot_limit(control);
     for (uint32_t i = 0; i < limit; i++)
         if (atomic_load_explicit(&control->slot[i].waiting, memory_order_relaxed) != 0)
             names[count++] = atomic_load_explicit(&control->slot[i].waiter, memory_order_relaxed);
@@ -210,8 +209,7 @@ static bool pin_is_live(km_map *map, uint32_t i) {
 uint64_t km__lowest_pin(km_map *map, uint64_t below, uint32_t *slot) {
     struct km__control *control = map->control;
     uint64_t lowest = KM__NO_PIN;
-    uint32_t limit = atomic_load_explicit(&control->slot_limit, memory_order_acquire);
-    limit = limit < KM__SLOTS ? limit : KM__SLOTS;
+    const uint32_t limit = km__slot_limit(control);
     for (uint32_t i = 0; i < limit; i++) {
         const uint64_t pin = atomic_load_explicit(&control->slot[i].pin, memory_order_acquire);
         if (pin >= below || pin >= lowest || !pin_is_live(map, i))

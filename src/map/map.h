@@ -9,6 +9,7 @@
  *   view.c         view, twin, refresh, snapshot rules  transaction.c  begin, touch, commit, abort
  *   journal.c      the ring: room, append, sync         checkpoint.c   bringing home up to a generation
  *   grow.c         growth of journal and data           verify.c, report.c   verify; info, log, who
+ *   handle.c       who may enter a call
  */
 #ifndef KM_MAP_MAP_H
 #define KM_MAP_MAP_H

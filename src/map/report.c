@@ -56,12 +56,15 @@ static bool is_cut_off(km_map *map, const struct km__header *header, uint64_t en
     return km__known_durable(map, header, end, true) > end;
 }
 
+static bool slot_is_taken(km_map *map, uint32_t i) {
+    return i == map->slot || os_lock_probe(map->locks, KM__SLOT_LOCKS + i, 1, OS_LOCK_WRITE, NULL) == 1;
+}
+
 static uint32_t count_handles(km_map *map) {
-    uint32_t count = 0, limit = atomic_load(&map->control->slot_limit);
-    limit = limit < KM__SLOTS ? limit : KM__SLOTS;
+    const uint32_t limit = km__slot_limit(map->control);
+    uint32_t count = 0;
     for (uint32_t i = 0; i < limit; i++)
-        if (i == map->slot || os_lock_probe(map->locks, KM__SLOT_LOCKS + i, 1, OS_LOCK_WRITE, NULL) == 1)
-            count++;
+        count += slot_is_taken(map, i);
     return count;
 }
 
@@ -279,11 +282,10 @@ int km_who(km_map *map, km_who_function *each, void *context) {
         result = km__error(KM_EINVAL, "%s: km_who() needs a function to call", map->path);
     else
         result = session_lives(map, &lives);
-    uint32_t limit = lives ? atomic_load(&map->control->slot_limit) : 0;
-    limit = limit < KM__SLOTS ? limit : KM__SLOTS;
+    const uint32_t limit = lives ? km__slot_limit(map->control) : 0;
     for (uint32_t i = 0; i < limit && result == 0; i++) {
         struct km_user user;
-        if (i != map->slot && os_lock_probe(map->locks, KM__SLOT_LOCKS + i, 1, OS_LOCK_WRITE, NULL) != 1)
+        if (!slot_is_taken(map, i))
             continue;
         describe_user(map, i, &user);
         if (each(context, &user) != 0)
