@@ -31,8 +31,7 @@ static const struct cli_option create_options[] = {
     {"checksum", "KIND", OPTION_CHECKSUM, "how pages are checked: crc32c, crc32 (zlib's) or none (default: crc32c)"},
     {"schema", "NAME:VERSION", OPTION_SCHEMA,
      "the application's own name and version of what the data means;\nwhoever asks for another one is refused "
-     "(default: "
-     "none)"},
+     "(default: none)"},
     {"permissions", "MODE", OPTION_PERMISSIONS, "of the file, in octal; the umask is not applied (default: 0600)"},
     {"full-pages", NULL, OPTION_FULL_PAGES,
      "journal whole pages at their first change after a checkpoint, for\ndisks that can garble a sector when the power "

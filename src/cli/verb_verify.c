@@ -101,8 +101,7 @@ static void print_summary_words(const struct cli_command *command, const struct 
         return;
     if (sound)
         printf("%s is sound: generation %" PRIu64 ", %" PRIu64 " page%s, %" PRIu64
-               " commit%s in the journal, both header "
-               "slots\n",
+               " commit%s in the journal, both header slots\n",
                command->shown, report->generation, report->pages, report->pages == 1 ? "" : "s", report->frames,
                report->frames == 1 ? "" : "s");
     else

@@ -122,8 +122,7 @@ static int compose(km_map *map, const struct round *round, size_t first, size_t 
         return 0;
     return km__error(KM_ECORRUPT,
                      "%s: page %" PRIu64 " (bytes from %" PRIu64 ") has checksum %08" PRIx32 ", commit %" PRIu64
-                     " says "
-                     "%08" PRIx32 ": the disk changed it; run keepmap verify, restore it from a copy",
+                     " says %08" PRIx32 ": the disk changed it; run keepmap verify, restore it from a copy",
                      map->path, round->touches[first].page, round->touches[first].page * KM__PAGE, found,
                      round->frames[round->touches[last - 1].frame].head.generation, stored);
 }

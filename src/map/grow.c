@@ -202,8 +202,7 @@ static int moved_layout(km_map *map, const struct km__header *from, uint64_t siz
     if (km__pages_of(size) * KM__PAGE > map->view.reserve)
         return km__error(KM_ESIZE,
                          "%s: the address space behind this handle's data ends at %" PRIu64
-                         " bytes: grow in steps, with a "
-                         "new handle for each",
+                         " bytes: grow in steps, with a new handle for each",
                          map->path, map->view.reserve);
     return 0;
 }

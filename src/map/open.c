@@ -167,8 +167,7 @@ static int check_fit(km_map *map, const struct km__header *header, const struct 
     if (!map->read_only && (header->feature_readonly & ~KM__KNOWN_READONLY) != 0)
         return km__error(KM_EFEATURE,
                          "%s: it has features 0x%" PRIx64
-                         " that a writer must know: open it with KM_READONLY, or use a "
-                         "newer keepmap",
+                         " that a writer must know: open it with KM_READONLY, or use a newer keepmap",
                          map->path, header->feature_readonly & ~KM__KNOWN_READONLY);
     if (options->schema != NULL && header->schema[0] == '\0')
         return km__error(KM_ESCHEMA,
