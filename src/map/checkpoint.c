@@ -183,9 +183,7 @@ static int write_home(km_map *map, const struct round *round) {
         return os_file_sync(map->file) == 0 ? 0 : km__sync_failed(map, KM_EIO);
     if (result == KM_EIO)
         return km__sync_failed(map, result);
-    return result == KM_ENOSPACE
-               ? km__error_prefix(result, "%s: the checkpoint needs room on the disk: free some", map->path)
-               : result;
+    return result == KM_ENOSPACE ? km__error_prefix(result, "the checkpoint needs room on the disk") : result;
 }
 
 /* ---- choosing G -------------------------------------------------------------------------------------------------- */

@@ -70,6 +70,8 @@ int km__check_options(const struct km_options *options, struct km_options *check
         return km__error(KM_EUNSUPPORTED, "mode %u is not known to this version of keepmap", (unsigned)checked->mode);
     if (checked->checksum > KM_CHECKSUM_NONE)
         return km__error(KM_EINVAL, "checksum kind %u is not known", (unsigned)checked->checksum);
+    if (checked->schema != NULL && checked->schema[0] == '\0')
+        return km__error(KM_EINVAL, "the schema's name is empty: NULL stands for none");
     if (checked->schema != NULL && strlen(checked->schema) > 63)
         return km__error(KM_EINVAL, "the schema's name is longer than 63 bytes: shorten it");
     if ((checked->permissions & ~0777u) != 0)

@@ -298,6 +298,5 @@ int km_grow(km_map *map, uint64_t size) {
         else
             result = grow_beyond(map, size, deadline);
     }
-    km__leave(map);
-    return result;
+    return km__leave(map, result);
 }

@@ -27,13 +27,16 @@ int km__enter(km_map *map) {
     if (result == 0 && map->lost) {
         result =
             km__error(KM_ESTALE, "%s: the file behind this handle is gone: close it and open the map again", map->path);
-        km__leave(map);
+        return km__leave(map, result);
     }
     return result;
 }
 
-void km__leave(km_map *map) {
+int km__leave(km_map *map, int result) {
     atomic_flag_clear_explicit(&map->busy, memory_order_release);
+    if (result == 0)
+        km__error_clear(); /* what failed on the way and was made up for */
+    return result;
 }
 
 /* Runs in the child of a fork, alone, with the process lock held by km__fork_prepare(). */

@@ -59,9 +59,14 @@ int km__failed_error(const km_map *map) {
         map->path);
 }
 
-/* J8. A full disk is told apart: it poisons nothing, because nothing was promised. */
+/* A write that the system refused, for want of room or beyond a limit of the process: no byte is in doubt. */
+static bool was_refused(int result) {
+    return result == KM_ENOSPACE || result == KM_ENOMEM || result == KM_ESIZE;
+}
+
+/* J8. A refused write is told apart: it poisons nothing, because nothing was promised. */
 int km__sync_failed(km_map *map, int result) {
-    if (result == KM_ENOSPACE || result == KM_ENOMEM)
+    if (was_refused(result))
         return result;
     if (map->control != NULL && !map->read_only)
         atomic_store_explicit(&map->control->failed, 1, memory_order_seq_cst);
@@ -256,13 +261,14 @@ int km__journal_adopt(km_map *map) {
     }
 }
 
-/* J7. The transaction stays open. */
+/* J7. The transaction stays open. Beyond a limit on sizes the wipe is refused just where the frame was: no whole head is there. */
 static int wipe_head(km_map *map, uint64_t position, int result) {
     static const struct km__frame_head none = {0};
     char why[256];
     strncpy(why, km__error_detail(), sizeof why - 1);
     why[sizeof why - 1] = '\0';
-    if (os_file_write_durable(map->file, map->header.journal_offset + position, &none, sizeof none) != 0)
+    const int wiped = os_file_write_durable(map->file, map->header.journal_offset + position, &none, sizeof none);
+    if (wiped != 0 && !(wiped == KM_ESIZE && result == KM_ESIZE))
         return km__sync_failed(map, KM_EIO);
     return km__error(result, "%s", why);
 }
@@ -280,7 +286,7 @@ int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length,
         result = os_file_write_durable(map->file, offset, bytes, (size_t)length);
     else
         result = os_file_write(map->file, offset, bytes, (size_t)length);
-    if (result == KM_ENOSPACE || result == KM_ENOMEM)
+    if (was_refused(result))
         result = wipe_head(map, position, result);
     else if (result != 0)
         result = km__sync_failed(map, result);

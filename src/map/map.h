@@ -15,6 +15,7 @@
 #define KM_MAP_MAP_H
 
 #include <stdbool.h>
+#include <string.h>
 
 #include "control.h"
 #include "format/checksum.h"
@@ -88,10 +89,22 @@ struct km_map {
     uint64_t session_epoch;
 };
 
+/* ---- structures of callers that begin with a size_t struct_size: those of this version, or of a later one ---- */
+#define KM__STRUCT_MAX 4096u /* more is no size */
+
+static inline bool km__struct_holds(size_t given, size_t known) {
+    return given >= known && given <= KM__STRUCT_MAX;
+}
+
+/** Zero all but the size, also the fields that this version does not know. */
+static inline void km__struct_clear(void *structure, size_t struct_size) {
+    memset((unsigned char *)structure + sizeof(size_t), 0, struct_size - sizeof(size_t));
+}
+
 /* ---- handle.c: who may enter a call ---- */
-int km__enter(km_map *map);      /* KM_EFORKED, KM_EMISUSE, KM_ESTALE; pairs with km__leave() */
-int km__enter_lost(km_map *map); /* the same for calls that a handle whose file is gone still allows */
-void km__leave(km_map *map);
+int km__enter(km_map *map);             /* KM_EFORKED, KM_EMISUSE, KM_ESTALE; pairs with km__leave() */
+int km__enter_lost(km_map *map);        /* the same for calls that a handle whose file is gone still allows */
+int km__leave(km_map *map, int result); /* gives the result back */
 int km__register(km_map *map);
 void km__unregister(km_map *map);
 

@@ -407,7 +407,10 @@ static int close_last(km_map *map, uint64_t deadline) {
         return km__failed_error(map);
     if (atomic_load(&map->control->clean) != 0)
         return 0; /* nothing was written */
-    int result = km__checkpoint(map, deadline, true);
+    /* Durable first: a checkpoint may find CHECKPOINT taken for long. */
+    int result = km__sync_to(map, km__load(&map->control->appended), UINT64_MAX);
+    if (result == 0)
+        result = km__checkpoint(map, deadline, true);
     if (result != 0 || km__load(&map->control->checkpointed) != km__load(&map->control->appended))
         return result;
     struct km__slots slots;
@@ -432,6 +435,10 @@ static int detach_writer(km_map *map) {
     if (map->lost)
         return result;
     result = km__lock_wait(map, KM__ATTACH, OS_LOCK_WRITE, deadline);
+    if (result == KM_EBUSY && !km__failed(map)) { /* perhaps the last all the same */
+        const int synced = km__sync_to(map, km__load(&map->control->appended), UINT64_MAX);
+        result = synced != 0 ? synced : result;
+    }
     if (result != 0) {
         km__slot_release(map);
         return result;

@@ -27,6 +27,7 @@ static int session_lives(km_map *map, bool *lives) {
 struct journal_state {
     struct km__cursor end;
     uint64_t used;
+    uint64_t durable; /* as far as the header and the frames themselves tell */
 };
 
 /* Walk from the checkpoint to the newest visible frame; the bodies are looked at where no session vouches for them. */
@@ -37,6 +38,7 @@ static void look_at_journal(km_map *map, const struct km__header *header, uint64
     struct km__cursor cursor = km__header_cursor(header);
     struct km__frame_head head;
     uint64_t position = 0, first = UINT64_MAX;
+    state->durable = header->target;
     while (cursor.generation < limit) {
         const int result = bodies ? km__journal_read(map, &map->frame, &cursor)
                                   : km__frame_peek(&head, &position, ring, size, &map->limits, &cursor);
@@ -44,6 +46,8 @@ static void look_at_journal(km_map *map, const struct km__header *header, uint64
             break;
         if (first == UINT64_MAX)
             first = bodies ? map->frame.position : position;
+        const uint64_t durable = bodies ? map->frame.head.durable : head.durable;
+        state->durable = durable > state->durable ? durable : state->durable;
     }
     state->end = cursor;
     state->used = 0;
@@ -101,7 +105,7 @@ static const char *tracker_name(const km_map *map) {
 
 static int fill_info(km_map *map, struct km_info *info) {
     struct km__slots slots;
-    struct journal_state journal = {{0}, 0};
+    struct journal_state journal = {.used = 0};
     bool lives = false;
     int result = session_lives(map, &lives);
     for (int tries = 0; result == 0 && tries < LOOK_TRIES; tries++) {
@@ -126,7 +130,7 @@ static int fill_info(km_map *map, struct km_info *info) {
     info->generation = journal.end.generation;
     info->digest = journal.end.digest;
     info->journal_used = journal.used;
-    info->durable_generation = lives ? km__load(&map->control->durable) : journal.end.generation;
+    info->durable_generation = lives ? km__load(&map->control->durable) : journal.durable;
     info->file_size = file.size;
     info->file_allocated = file.allocated;
     info->patched_pages = map->index.count;
@@ -144,14 +148,13 @@ int km_get_info(km_map *map, struct km_info *info) {
     int result = km__enter(map);
     if (result != 0)
         return result;
-    if (info == NULL || info->struct_size != sizeof *info) {
+    if (info == NULL || !km__struct_holds(info->struct_size, sizeof *info)) {
         result = km__error(KM_EINVAL, "%s: info.struct_size: set it to sizeof(struct km_info)", map->path);
     } else {
-        *info = (struct km_info){.struct_size = sizeof *info};
+        km__struct_clear(info, info->struct_size);
         result = fill_info(map, info);
     }
-    km__leave(map);
-    return result;
+    return km__leave(map, result);
 }
 
 /* ---- log --------------------------------------------------------------------------------------------------------- */
@@ -253,8 +256,7 @@ int km_log(km_map *map, km_log_function *each, void *context) {
                            "%s: the next commit was durable, and its frame is damaged: restore the map from a copy",
                            map->path);
     free(log.entries);
-    km__leave(map);
-    return result;
+    return km__leave(map, result);
 }
 
 /* ---- who --------------------------------------------------------------------------------------------------------- */
@@ -291,6 +293,5 @@ int km_who(km_map *map, km_who_function *each, void *context) {
         if (each(context, &user) != 0)
             result = km__error(KM_ECANCELED, "%s: the caller ended the list", map->path);
     }
-    km__leave(map);
-    return result;
+    return km__leave(map, result);
 }

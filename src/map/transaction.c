@@ -109,8 +109,7 @@ int km_begin(km_map *map, enum km_access access) {
         result = km__check_stray(map);
     if (result == 0)
         result = access == KM_WRITE ? km__begin_write(map, km__deadline(map)) : km__begin_read(map);
-    km__leave(map);
-    return result;
+    return km__leave(map, result);
 }
 
 /* ---- touch ------------------------------------------------------------------------------------------------------- */
@@ -128,8 +127,7 @@ int km_touch(km_map *map, uint64_t offset, uint64_t length) {
                            map->path, length, offset, size);
     else if (length > 0)
         result = km__range_list_add(&map->declared, offset, length);
-    km__leave(map);
-    return result;
+    return km__leave(map, result);
 }
 
 /* ---- commit: building the frame ---------------------------------------------------------------------------------- */
@@ -359,7 +357,7 @@ int km__end(km_map *map, bool keep) {
     if (map->access == KM_WRITE && keep)
         return km__commit_write(map, map->cursor.data_size, km__deadline(map));
     if (map->access == KM_WRITE) {
-        if (!map->lost && km__dirty_collect(map) == 0)
+        if (km__still_there(map) == 0 && km__dirty_collect(map) == 0)
             km__dirty_take_back(map);
         else
             map->stale = true;
@@ -379,8 +377,7 @@ static int end(km_map *map, bool keep, const char *name) {
         result = km__error(KM_EMISUSE, "%s: %s outside a transaction: begin one first", map->path, name);
     else
         result = km__end(map, keep);
-    km__leave(map);
-    return result;
+    return km__leave(map, result);
 }
 
 int km_commit(km_map *map) {
@@ -407,8 +404,7 @@ int km_sync(km_map *map) {
     result = may_write(map, "km_sync()");
     if (result == 0)
         result = km__sync_to(map, km__load(&map->control->appended), km__deadline(map));
-    km__leave(map);
-    return result;
+    return km__leave(map, result);
 }
 
 int km_checkpoint(km_map *map) {
@@ -421,8 +417,7 @@ int km_checkpoint(km_map *map) {
                            map->path);
     if (result == 0)
         result = km__checkpoint(map, km__deadline(map), false);
-    km__leave(map);
-    return result;
+    return km__leave(map, result);
 }
 
 void *km_data(km_map *map) {

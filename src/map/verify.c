@@ -6,8 +6,11 @@
  * frame after the checkpoint is overwritten, and lets a waiting checkpoint go first between two chunks. Pages that
  * frames after the checkpoint touch are checked twice: home against the table, unless a checkpoint died half-way,
  * and home with the frames applied against the frames' checksums.
+ *
+ * The caller's function may take long (somebody reads what it prints): what is found under a lock is told after it.
  */
 #include <inttypes.h>
+#include <stdlib.h>
 #include <stdio.h>
 
 #include "map.h"
@@ -18,6 +21,12 @@
 /* Pages checked under one hold of CHECKPOINT. */
 #define CHUNK_PAGES UINT64_C(2048)
 
+/* A finding that waits to be told. */
+struct note {
+    struct km_finding finding;
+    char message[160];
+};
+
 struct verify {
     km_map *map;
     struct km_report *report;
@@ -27,16 +36,39 @@ struct verify {
     struct km__index framed; /* pages that frames after the checkpoint touched */
     uint64_t done, total;
     uint64_t deadline;
+    struct note *notes;
+    size_t note_count, note_capacity;
 };
 
 static const struct km__header *newest(const struct verify *verify) {
     return &verify->slots.slot[verify->slots.chosen];
 }
 
-static int tell(struct verify *verify, const struct km_finding *finding) {
+static int add_note(struct verify *verify, const struct km_finding *finding, const char *message) {
+    if (km__array_reserve((void **)&verify->notes, &verify->note_capacity, verify->note_count + 1,
+                          sizeof(struct note)) != 0)
+        return km__error(KM_ENOMEM, "%s: no memory for what was found", verify->map->path);
+    struct note *note = &verify->notes[verify->note_count++];
+    note->finding = *finding;
+    snprintf(note->message, sizeof note->message, "%s", message);
+    return 0;
+}
+
+static int call(struct verify *verify, const struct km_finding *finding) {
     if (verify->progress == NULL || verify->progress(verify->context, verify->done, verify->total, finding) == 0)
         return 0;
     return km__error(KM_ECANCELED, "%s: the caller ended the verification", verify->map->path);
+}
+
+/* Tell what was found, holding no lock. */
+static int tell_notes(struct verify *verify) {
+    int result = 0;
+    for (size_t i = 0; i < verify->note_count && result == 0; i++) {
+        verify->notes[i].finding.message = verify->notes[i].message;
+        result = call(verify, &verify->notes[i].finding);
+    }
+    verify->note_count = 0;
+    return result;
 }
 
 static int lock_chunk(struct verify *verify) {
@@ -65,8 +97,8 @@ static int verify_slots(struct verify *verify) {
         verify->report->headers_damaged++;
         snprintf(message, sizeof message, "header slot %c is damaged; the other one serves", slot == 0 ? 'A' : 'B');
         const struct km_finding finding = {
-            .error = KM_EHEADER, .page = (uint64_t)slot, .offset = (uint64_t)slot * KM__SLOT_B, .message = message};
-        result = tell(verify, &finding);
+            .error = KM_EHEADER, .page = (uint64_t)slot, .offset = (uint64_t)slot * KM__SLOT_B};
+        result = add_note(verify, &finding, message);
     }
     return result;
 }
@@ -131,9 +163,8 @@ static int verify_frames(struct verify *verify) {
     verify->report->frames_damaged++;
     const struct km_finding finding = {.error = KM_EJOURNAL,
                                        .offset = map->header.journal_offset + cursor.position,
-                                       .generation = cursor.generation + 1,
-                                       .message = message};
-    return tell(verify, &finding);
+                                       .generation = cursor.generation + 1};
+    return add_note(verify, &finding, message);
 }
 
 /* ---- pages ------------------------------------------------------------------------------------------------------- */
@@ -143,13 +174,9 @@ static int page_damaged(struct verify *verify, uint64_t page, uint32_t expected,
     verify->report->pages_damaged++;
     snprintf(message, sizeof message, "page %" PRIu64 " has checksum %08" PRIx32 ", %s %08" PRIx32, page, found,
              against, expected);
-    const struct km_finding finding = {.error = KM_ECORRUPT,
-                                       .page = page,
-                                       .offset = page * KM__PAGE,
-                                       .expected = expected,
-                                       .found = found,
-                                       .message = message};
-    return tell(verify, &finding);
+    const struct km_finding finding = {
+        .error = KM_ECORRUPT, .page = page, .offset = page * KM__PAGE, .expected = expected, .found = found};
+    return add_note(verify, &finding, message);
 }
 
 /* Whether pages [first, first + count) and their table entries are all holes: zeros that match. */
@@ -219,7 +246,9 @@ static int verify_chunk(struct verify *verify, uint64_t *next) {
     verify->done = *next * KM__PAGE;
     if (wanted)
         km__sleep(verify->map, YIELD_NS);
-    return result == 0 ? tell(verify, NULL) : result;
+    if (result == 0)
+        result = tell_notes(verify);
+    return result == 0 ? call(verify, NULL) : result;
 }
 
 static int verify_digest(struct verify *verify) {
@@ -232,13 +261,11 @@ static int verify_digest(struct verify *verify) {
     km__unlock(verify->map, KM__CHECKPOINT);
     if (result != 0 || verify->report->digest_matches)
         return result;
-    const struct km_finding finding = {.error = KM_EJOURNAL,
-                                       .offset = newest(verify)->table_offset,
-                                       .generation = newest(verify)->generation,
-                                       .message =
-                                           "the digest of all checksums is not the one in the header: the table or "
-                                           "the header was changed"};
-    return tell(verify, &finding);
+    const struct km_finding finding = {
+        .error = KM_EJOURNAL, .offset = newest(verify)->table_offset, .generation = newest(verify)->generation};
+    result = add_note(verify, &finding,
+                      "the digest of all checksums is not the one in the header: the table or the header was changed");
+    return result == 0 ? tell_notes(verify) : result;
 }
 
 /* Home with the frames applied: what a begin shows. It has its own checks, whose findings are taken from the handle. */
@@ -259,22 +286,20 @@ static int verify_patched(struct verify *verify) {
         const struct km__damage *damage = &map->damaged.items[i];
         result = page_damaged(verify, damage->page, damage->expected, damage->found, "its newest frame says");
     }
-    return result;
+    return result == 0 ? tell_notes(verify) : result;
 }
 
 int km_verify(km_map *map, struct km_report *report, km_progress *progress, void *context) {
     int result = km__enter(map);
     if (result != 0)
         return result;
-    if (report == NULL || report->struct_size != sizeof *report)
+    if (report == NULL || !km__struct_holds(report->struct_size, sizeof *report))
         result = km__error(KM_EINVAL, "%s: report.struct_size: set it to sizeof(struct km_report)", map->path);
     else if (map->access != 0)
         result = km__error(KM_EMISUSE, "%s: km_verify() inside a transaction: end it first", map->path);
-    if (result != 0) {
-        km__leave(map);
-        return result;
-    }
-    *report = (struct km_report){.struct_size = sizeof *report};
+    if (result != 0)
+        return km__leave(map, result);
+    km__struct_clear(report, report->struct_size);
     struct verify verify = {.map = map, .report = report, .progress = progress, .context = context};
     verify.deadline = km__deadline(map);
     result = verify_patched(&verify);
@@ -286,6 +311,8 @@ int km_verify(km_map *map, struct km_report *report, km_progress *progress, void
         if (result == 0)
             result = verify_frames(&verify);
         km__unlock(map, KM__CHECKPOINT);
+        if (result == 0)
+            result = tell_notes(&verify);
     }
     for (uint64_t next = 0; result == 0 && next * KM__PAGE < verify.total;) {
         verify.deadline = km__deadline(map);
@@ -294,6 +321,6 @@ int km_verify(km_map *map, struct km_report *report, km_progress *progress, void
     if (result == 0)
         result = verify_digest(&verify);
     km__index_release(&verify.framed);
-    km__leave(map);
-    return result;
+    free(verify.notes);
+    return km__leave(map, result);
 }

@@ -400,20 +400,28 @@ int km__refresh_read_only(km_map *map) {
 
 /* ---- finding stores ---------------------------------------------------------------------------------------------- */
 
-static enum os_tracker wanted_tracker(void) {
+static int wanted_tracker(enum os_tracker *tracker) {
+    static const char *const names[] = {
+        [OS_TRACKER_SCAN] = "scan", [OS_TRACKER_PAGEMAP] = "pagemap", [OS_TRACKER_COMPARE] = "compare"};
     const char *name = os_environment("KEEPMAP_TRACKER");
-    if (name != NULL && strcmp(name, "pagemap") == 0)
-        return OS_TRACKER_PAGEMAP;
-    if (name != NULL && strcmp(name, "compare") == 0)
-        return OS_TRACKER_COMPARE;
-    return OS_TRACKER_SCAN;
+    *tracker = OS_TRACKER_SCAN;
+    if (name == NULL || name[0] == '\0')
+        return 0;
+    for (; *tracker <= OS_TRACKER_COMPARE; ++*tracker)
+        if (strcmp(name, names[*tracker]) == 0)
+            return 0;
+    return km__error(KM_EINVAL, "KEEPMAP_TRACKER is \"%.32s\": set it to scan, pagemap or compare, or not at all",
+                     name);
 }
 
 int km__compare_start(km_map *map) {
     if (map->has_twin)
         return 0;
     if ((map->flags & KM_DECLARED) == 0 || (map->flags & KM_CHECK) != 0) {
-        const int result = os_view_track(&map->view, wanted_tracker());
+        enum os_tracker tracker;
+        int result = wanted_tracker(&tracker);
+        if (result == 0)
+            result = os_view_track(&map->view, tracker);
         if (result != 0)
             return result;
     }

@@ -124,7 +124,7 @@ static void a_dead_parents_locks_vanish_though_its_child_lives(void **state) {
     scratch_read(scratch_path("left-behind"), 0, &left_behind, sizeof left_behind);
     assert_true(left_behind > 1);
     assert_int_equal(kill(left_behind, 0), 0);
-    must(km_begin(map, KM_WRITE)); /* gives up before the child that is left does */
+    must(km_begin(map, KM_WRITE));                       /* gives up before the child that is left does */
     assert_int_equal(*(unsigned char *)km_data(map), 0); /* what was not committed is gone */
     must(km_abort(map));
     struct km_info info = {.struct_size = sizeof info};
