@@ -26,7 +26,8 @@ OTHER_CC ?= $(if $(findstring clang,$(CC)),gcc,clang)
 SANITIZE_CC ?= clang
 
 VERSION := $(shell sed -n 's/^.define KM_VERSION "\(.*\)"$$/\1/p' include/keepmap.h)
-SONAME := libkeepmap.so.$(firstword $(subst ., ,$(VERSION)))
+# Before 1.0 a minor version may change the interface.
+SONAME := libkeepmap.so.$(if $(filter 0.%,$(VERSION)),$(basename $(VERSION)),$(firstword $(subst ., ,$(VERSION))))
 
 # ---- Flags -----------------------------------------------------------------------------------------------------------
 
@@ -131,10 +132,13 @@ check-documents: all ## compile or run every code block of the documents
 bench: $(BUILD)/bench/bench ## measure commits, reads and opens beside the disk itself
 	$(BUILD)/bench/bench
 
+# A file's name is nothing for make or the shell to read.
+override FILE := $(value FILE)
+export FILE
 demo: ## a worker is killed again and again and loses nothing: make demo [FILE=text]
 	@tests/install-packages --optional $(DEMO_PACKAGES)
 	@$(MAKE) --no-print-directory --silent $(BUILD)/keepmap $(BUILD)/examples/count
-	@BUILD=$(BUILD) tests/demo $(if $(FILE),"$(FILE)")
+	@BUILD=$(BUILD) tests/demo
 
 golden: $(BUILD)/tests/tool_golden ## make the golden and damaged files that are missing in data/
 	$< data

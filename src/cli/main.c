@@ -96,5 +96,7 @@ int main(int argc, char **argv) {
     cli_streams_secure();
     /* A reader who goes away is an error of a write, so that the map is closed in order. */
     signal(SIGPIPE, SIG_IGN);
+    /* The same for a limit on the size of files. */
+    signal(SIGXFSZ, SIG_IGN);
     return cli_streams_finish(run(argc, argv));
 }

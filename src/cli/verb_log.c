@@ -59,7 +59,7 @@ static void print_json(const struct cli_command *command, const struct entries *
 }
 
 static void print_table(const struct entries *entries, size_t first) {
-    if (first == entries->count) {
+    if (entries->count == 0) {
         printf("no commits stand in the journal\n");
         return;
     }

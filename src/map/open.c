@@ -393,9 +393,11 @@ int km_open(km_map **map, const char *target, const struct km_options *options) 
             if (result == 0 || (result == KM_EEXISTS && (checked.flags & KM_EXCLUSIVE) == 0))
                 result = PATH_CHANGED;
         }
-        if (result != PATH_CHANGED)
+        if (result != 0 && result != PATH_CHANGED)
             return result;
-        km__error_clear();
+        km__error_clear(); /* what failed on the way */
+        if (result == 0)
+            return 0;
         result = 0;
     }
     return result != 0 ? result : km__error(KM_EBUSY, "%s: it is replaced again and again while it is opened", target);
@@ -467,5 +469,7 @@ int km_close(km_map *map) {
             result = detach_writer(map);
     }
     destroy(map);
+    if (result == 0)
+        km__error_clear();
     return result;
 }

@@ -7,7 +7,7 @@ load helper
 
 @test "what write commits, read gives back" {
     keepmap create m.km --size 1M --quiet
-    head -c 1048576 /dev/urandom >input
+    noise 1048576 >input
     run --separate-stderr keepmap write m.km <input
     same 0 "$status"
     same "wrote 1048576 bytes (1 MiB) to m.km: generation 1" "$output"
@@ -47,7 +47,7 @@ load helper
 
 @test "write fills the map to its last byte" {
     keepmap create m.km --size 100001 --quiet
-    head -c 100001 /dev/urandom >input
+    noise 100001 >input
     keepmap write m.km --quiet <input
     keepmap read m.km | cmp - input
 }
@@ -55,7 +55,7 @@ load helper
 @test "input longer than the map changes nothing" {
     make_map m.km
     keepmap read m.km >before
-    head -c 262145 /dev/urandom >input
+    noise 262145 >input
     run --separate-stderr keepmap write m.km <input
     same 2 "$status"
     [[ $stderr == *"longer than the 262144 bytes"*"nothing was changed"* ]]
@@ -76,7 +76,7 @@ load helper
     "$KEEPMAP" write m.km <pipe 3>&- &
     PIDS+=("$!")
     exec 8>pipe
-    head -c 100000 /dev/urandom >&8
+    noise 100000 >&8
     wait_until eval 'keepmap who m.km --json | jq -e ".users[0].in_transaction" >/dev/null'
     kill -KILL "${PIDS[0]}"
     exec 8>&-
@@ -113,7 +113,7 @@ load helper
 
 @test "read reads ranges" {
     keepmap create m.km --size 100000 --quiet
-    head -c 100000 /dev/urandom >input
+    noise 100000 >input
     keepmap write m.km --quiet <input
     keepmap read m.km --offset 99999 | cmp - <(tail -c 1 input)
     keepmap read m.km --length 5000 | cmp - <(head -c 5000 input)
@@ -157,7 +157,7 @@ load helper
 
 @test "a file that is cut short while it is read is an error and no crash" {
     keepmap create m.km --size 4M --quiet
-    head -c 4194304 /dev/urandom | keepmap write m.km --quiet
+    noise 4194304 | keepmap write m.km --quiet
     mkfifo pipe
     "$KEEPMAP" read m.km >pipe 2>error.txt 3>&- &
     PIDS+=("$!")

@@ -35,7 +35,7 @@ leave_frames() {
     local i
     hold "$1" idle
     for ((i = 1; i <= 20; i++)); do
-        head -c $((i * 331)) /dev/urandom | keepmap write "$1" --offset $((i * 2777)) --quiet
+        noise $((i * 331)) | keepmap write "$1" --offset $((i * 2777)) --quiet
     done
     kill -KILL "$HOLDER"
     wait "$HOLDER" 2>/dev/null || true
@@ -51,7 +51,7 @@ leave_one_more() {
 
 @test "the documented reader reads a map that was closed" {
     make_map m.km --size 100001
-    head -c 70000 /dev/urandom | keepmap write m.km --offset 30000 --quiet
+    noise 70000 | keepmap write m.km --offset 30000 --quiet
     agrees m.km
 }
 
@@ -90,7 +90,7 @@ leave_one_more() {
     agrees m.km
 
     keepmap grow m.km 3000001 --quiet
-    head -c 7000 /dev/urandom | keepmap write m.km --offset 2990000 --quiet
+    noise 7000 | keepmap write m.km --offset 2990000 --quiet
     agrees m.km
     leave_one_more m.km
     agrees m.km

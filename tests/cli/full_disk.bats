@@ -33,7 +33,7 @@ fill() {
     printf 'generation 1' | keepmap write disk/m.km --quiet
     fill disk
     # More than the journal holds: it has to grow, and cannot.
-    head -c 1048576 /dev/urandom >input
+    noise 1048576 >input
     run --separate-stderr keepmap write disk/m.km <input
     says_full
     expect 0 verify disk/m.km
@@ -50,7 +50,7 @@ fill() {
     keepmap create disk/m.km --size 2M --journal 1M --quiet
     printf 'generation 1' | keepmap write disk/m.km --quiet
     fill disk
-    head -c 500000 /dev/urandom >input
+    noise 500000 >input
     # It fits into the journal, which has its space, but not into the holes of the data.
     run --separate-stderr keepmap write disk/m.km --offset 1M <input
     says_full

@@ -114,6 +114,11 @@ flip() {
     printf "\\$(printf %o $((byte ^ 1)))" | dd of="$1" bs=1 seek="$2" conv=notrunc status=none
 }
 
+# noise LENGTH: bytes that look random and cannot be compressed, always the same.
+noise() {
+    seq 3000000 | gzip -nc 2>/dev/null | tail -c +100 | head -c "$1"
+}
+
 # wait_until COMMAND...: until it succeeds, at most ten seconds.
 wait_until() {
     local tries

@@ -60,7 +60,7 @@ load helper
     expect 0 grow m.km 1M --json
     same "1048576 1048576" "$(json '"\(.size) \(.max_size)"')"
     same "generation 1" "$(keepmap read m.km --length 12)"
-    head -c 1048576 /dev/urandom >input
+    noise 1048576 >input
     keepmap write m.km --quiet <input
     keepmap read m.km | cmp - input
     expect 0 verify m.km

@@ -27,7 +27,7 @@ refuses() {
 }
 
 @test "a file that is not a map" {
-    head -c 200000 /dev/urandom >random
+    noise 200000 >random
     refuses 5 "" random
     printf 'a short text\n' >text
     refuses 5 "" text

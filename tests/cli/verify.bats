@@ -3,12 +3,12 @@
 
 load helper
 
-# random_map FILE [OPTIONS...]: a map of 64 pages and a bit, filled with random bytes, closed cleanly.
+# random_map FILE [OPTIONS...]: a map of 64 pages and a bit, filled with noise, closed cleanly.
 random_map() {
     local file=$1
     shift
     keepmap create "$file" --size 262244 --quiet "$@"
-    head -c 262244 /dev/urandom | keepmap write "$file" --quiet
+    noise 262244 | keepmap write "$file" --quiet
 }
 
 @test "a sound map is found sound" {
@@ -143,4 +143,27 @@ random_map() {
     flip m.km $(($(header m.km a data_offset) + 20 * 4096))
     run bash -c '"$0" verify m.km --json >/dev/full' "$KEEPMAP"
     same 7 "$status"
+}
+
+# shape: numbers and checksums do not matter.
+shape() {
+    sed -E 's/\b[0-9a-f]{8}\b/HEX/g; s/[0-9]+/N/g; s/slot [AB]/slot X/' | sort -u
+}
+
+@test "what docs/cli.md shows is what verify prints" {
+    random_map page.km
+    cp page.km slot.km
+    make_map frame.km
+    crash frame.km commit commit commit
+    flip page.km $(($(header page.km a data_offset) + 5 * 4096))
+    flip slot.km 200
+    flip frame.km $(($(header frame.km a journal_offset) + $(header frame.km a journal_position)))
+    local name
+    for name in page slot frame; do
+        attempt verify $name.km
+        same 1 "$status"
+        echo "${lines[0]}"
+    done | shape >printed
+    sed -n '/^## verify/,/^## /{/^```text/,/^```/p}' "$BATS_TEST_DIRNAME/../../docs/cli.md" | grep -v '^```' | head -n 3 |
+        shape | diff - printed
 }

@@ -22,8 +22,8 @@
 
 #define WORKERS_WRITING 4
 #define WORKERS 6
-#define KILLS 250 /* by each of the two tests */
-#define TIME_LIMIT_S 150.0
+#define KILLS 500 /* by each of the two tests */
+#define TIME_LIMIT_S 250.0
 #define JOURNAL_SIZE 65536
 #define TIMEOUT_MS 30000
 

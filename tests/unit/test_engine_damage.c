@@ -134,6 +134,30 @@ static void verify_stops_when_it_is_asked_to(void **state) {
     must(km_close(map));
 }
 
+/* Who is told of a finding may take as long as he likes: others commit and checkpoint meanwhile. */
+static int commit_meanwhile(void *context, uint64_t done, uint64_t total, const struct km_finding *finding) {
+    (void)done;
+    (void)total;
+    if (finding != NULL) {
+        check_commit_fill(context, 0, (int)finding->page, 10);
+        must(km_checkpoint(context));
+    }
+    return 0;
+}
+
+static void a_finding_is_told_while_others_may_work(void **state) {
+    (void)state;
+    const char *path = make_map("told", KM_CHECKSUM_CRC32C);
+    scratch_flip(path, scratch_header(path).data_offset + 7 * KM_PAGE_SIZE, 1);
+    scratch_flip(path, 4096 + 100, 1); /* a header slot */
+    km_map *outsider = check_open(path, 0, KM_READONLY), *map = check_open(path, 0, 0);
+    struct km_report report = {.struct_size = sizeof report};
+    must(km_verify(outsider, &report, commit_meanwhile, map));
+    assert_int_equal(report.pages_damaged, 1);
+    must(km_close(outsider));
+    must(km_close(map));
+}
+
 static void a_map_without_checksums_checks_no_page(void **state) {
     (void)state;
     const char *path = make_map("none", KM_CHECKSUM_NONE);
@@ -310,6 +334,7 @@ int main(void) {
         cmocka_unit_test(a_flipped_bit_in_any_page_is_found_and_named),
         cmocka_unit_test(a_flipped_bit_in_the_checksums_is_found_and_named),
         cmocka_unit_test(two_damaged_pages_are_both_named),
+        cmocka_unit_test(a_finding_is_told_while_others_may_work),
         cmocka_unit_test(verify_stops_when_it_is_asked_to),
         cmocka_unit_test(a_map_without_checksums_checks_no_page),
         cmocka_unit_test(one_damaged_header_slot_is_survived_and_named),

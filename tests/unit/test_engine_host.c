@@ -183,6 +183,25 @@ static int commit_to_a_lost_file(void *context) {
     return 0;
 }
 
+static int give_up_on_a_lost_file(void *context) {
+    const struct loss *loss = context;
+    km_map *map = check_open(loss->path, SIZE, KM_CREATE | loss->flags);
+    child_must(km_begin(map, KM_WRITE));
+    take_file_away(loss->path, loss->removal);
+    child_must(km_abort(map)); /* touches nothing that is shared */
+    child_check(km_begin(map, KM_READ) == KM_ESTALE);
+    child_check(km_close(map) == KM_ESTALE);
+    return 0;
+}
+
+static void a_file_that_was_taken_away_is_told_after_an_abort(void **state) {
+    (void)state;
+    for (enum removal removal = UNLINKED; removal <= CUT_TO_NOTHING; removal++) {
+        struct loss loss = {scratch_path("given-up-%d.km", (int)removal), removal, 0};
+        assert_int_equal(check_in_child(give_up_on_a_lost_file, &loss, 20), 0);
+    }
+}
+
 static void a_file_that_was_taken_away_is_told_at_the_next_commit(void **state) {
     (void)state;
     static const uint32_t flags[] = {0, KM_LAZY, KM_DECLARED};
@@ -475,6 +494,7 @@ int main(void) {
         cmocka_unit_test(a_child_may_open_the_map_anew),
         cmocka_unit_test(a_dead_parents_locks_vanish_though_its_child_lives),
         cmocka_unit_test(a_file_that_was_taken_away_is_told_at_the_next_commit),
+        cmocka_unit_test(a_file_that_was_taken_away_is_told_after_an_abort),
         cmocka_unit_test(descriptors_that_the_program_closed_do_no_harm),
         cmocka_unit_test(a_full_disk_at_creation_is_told_and_leaves_nothing),
         cmocka_unit_test(a_full_disk_at_a_checkpoint_is_told_and_the_map_goes_on_afterwards),

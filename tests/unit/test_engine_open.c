@@ -96,8 +96,63 @@ static void arguments_that_do_not_hold_are_refused(void **state) {
     options = creation(4096);
     options.schema = "a name that is longer than the sixty-three bytes that a schema may have";
     must_fail(km_open(&map, path, &options), KM_EINVAL);
+    options.schema = "";
+    must_fail(km_open(&map, path, &options), KM_EINVAL);
     assert_int_equal(access(path, F_OK), -1);
     must(km_close(NULL));
+}
+
+/* A word in the environment that is mistyped must not choose in silence. */
+static void an_unknown_tracker_is_refused(void **state) {
+    (void)state;
+    const char *before = getenv("KEEPMAP_TRACKER");
+    char kept[32] = "";
+    if (before != NULL)
+        snprintf(kept, sizeof kept, "%s", before);
+    km_map *map = check_open(scratch_path("tracker.km"), 4096, KM_CREATE);
+    assert_int_equal(setenv("KEEPMAP_TRACKER", "skan", 1), 0);
+    must_fail(km_begin(map, KM_WRITE), KM_EINVAL);
+    check_detail_contains("skan");
+    assert_int_equal(before != NULL ? setenv("KEEPMAP_TRACKER", kept, 1) : unsetenv("KEEPMAP_TRACKER"), 0);
+    must(km_begin(map, KM_WRITE));
+    must(km_close(map));
+}
+
+/* A program that was built with a later version asks an older library. */
+static void a_larger_structure_is_filled_with_what_is_known(void **state) {
+    (void)state;
+    struct {
+        struct km_info info;
+        uint64_t later;
+    } large = {.info.struct_size = sizeof large, .later = 7};
+    struct {
+        struct km_report report;
+        uint64_t later;
+    } long_report = {.report.struct_size = sizeof long_report, .later = 7};
+    km_map *map = check_open(scratch_path("larger.km"), 4096, KM_CREATE);
+    must(km_get_info(map, &large.info));
+    assert_int_equal(large.info.size, 4096);
+    assert_int_equal(large.later, 0);
+    must(km_verify(map, &long_report.report, NULL, NULL));
+    assert_int_equal(long_report.report.pages, 1);
+    assert_int_equal(long_report.later, 0);
+    large.info.struct_size = 8;
+    must_fail(km_get_info(map, &large.info), KM_EINVAL);
+    must(km_close(map));
+}
+
+static void a_call_that_succeeds_leaves_no_detail(void **state) {
+    (void)state;
+    km_map *first = check_open(scratch_path("detail.km"), 4096, KM_CREATE);
+    km_map *second = check_open(scratch_path("detail.km"), 0, 0); /* looks who is there, by locks that are taken */
+    assert_string_equal(km_last_error_detail(), "");
+    must_fail(km_abort(second), KM_EMISUSE);
+    assert_string_not_equal(km_last_error_detail(), "");
+    must(km_checkpoint(second));
+    assert_string_equal(km_last_error_detail(), "");
+    must(km_close(second));
+    assert_string_equal(km_last_error_detail(), "");
+    must(km_close(first));
 }
 
 static void a_missing_map_is_not_found_and_not_created(void **state) {
@@ -367,6 +422,9 @@ int main(void) {
         cmocka_unit_test(a_map_of_any_size_keeps_every_byte),
         cmocka_unit_test(a_size_that_cannot_be_is_refused_and_leaves_nothing),
         cmocka_unit_test(arguments_that_do_not_hold_are_refused),
+        cmocka_unit_test(an_unknown_tracker_is_refused),
+        cmocka_unit_test(a_larger_structure_is_filled_with_what_is_known),
+        cmocka_unit_test(a_call_that_succeeds_leaves_no_detail),
         cmocka_unit_test(a_missing_map_is_not_found_and_not_created),
         cmocka_unit_test(exclusive_creation_refuses_what_exists),
         cmocka_unit_test(creation_options_are_ignored_when_the_map_exists),
