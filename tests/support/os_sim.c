@@ -137,7 +137,6 @@ int sim_pass(enum os_sim_operation operation, uint64_t epoch, const char *path) 
     if (sim.cut && is_step(operation))
         return km__error(KM_EIO, "%s: the simulated power is cut", path);
 
-    sim.calls[operation]++;
     if (is_step(operation)) {
         sim.steps++;
         sim.syncs += operation == OS_SIM_SYNC;
@@ -175,7 +174,6 @@ LOCKED_GET(uint64_t, os_sim_steps(void), sim.steps)
 LOCKED_GET(uint64_t, os_sim_syncs(void), sim.syncs)
 LOCKED_GET(uint64_t, os_sim_failures(void), sim.failures)
 LOCKED_GET(bool, os_sim_is_cut(void), sim.cut)
-LOCKED_GET(uint64_t, os_sim_calls(enum os_sim_operation operation), sim.calls[operation])
 
 void os_sim_cut_at_step(uint64_t n) {
     pthread_mutex_lock(&sim.mutex);
@@ -317,7 +315,6 @@ static void clear(void) {
     sim.cut = false;
     sim.steps = sim.syncs = sim.failures = 0;
     sim.cut_in_steps = sim.cut_in_syncs = 0;
-    memset(sim.calls, 0, sizeof sim.calls);
     memset(sim.faults, 0, sizeof sim.faults);
     sim.on_cut = NULL;
     sim.watcher = NULL;

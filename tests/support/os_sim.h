@@ -71,9 +71,6 @@ enum os_sim_operation {
 uint64_t os_sim_steps(void);
 uint64_t os_sim_syncs(void);
 
-/** Calls of one kind since the last reset or reboot. */
-uint64_t os_sim_calls(enum os_sim_operation operation);
-
 /** Cut the power at the `n`-th step, or sync, from now on (1: the next one), before it takes effect. 0: never. */
 void os_sim_cut_at_step(uint64_t n);
 void os_sim_cut_at_sync(uint64_t n);

@@ -59,7 +59,6 @@ struct sim_machine {
     struct sim_name *names;
     bool cut;
     uint64_t steps, syncs, failures;
-    uint64_t calls[OS_SIM_OPERATION_COUNT];
     uint64_t cut_in_steps, cut_in_syncs; /* 0: not armed */
     struct sim_fault faults[OS_SIM_OPERATION_COUNT];
     void (*on_cut)(void *);

@@ -17,7 +17,7 @@ void frames_open(struct frames *map, uint64_t data_size, uint64_t data_capacity,
     map->data = allocate(km__pages_of(data_capacity) * KM__PAGE);
     map->view = allocate(km__pages_of(data_capacity) * KM__PAGE);
     map->ring = allocate(ring_size);
-    map->cursor = frames_first(map, data_size);
+    map->cursor = (struct km__cursor){.chain = km__frame_first_chain(map->limits.uuid), .data_size = data_size};
 }
 
 void frames_close(struct frames *map) {
@@ -27,16 +27,12 @@ void frames_close(struct frames *map) {
     free(map->ring);
 }
 
-struct km__cursor frames_first(const struct frames *map, uint64_t data_size) {
-    return (struct km__cursor){.chain = km__frame_first_chain(map->limits.uuid), .data_size = data_size};
-}
-
 static void add_pages(struct frames *map, uint64_t *digest) {
     const uint64_t size = map->cursor.data_size;
     for (uint64_t page = 0; page < km__pages_of(size); page++) {
         unsigned char image[KM__PAGE];
         unsigned char *data = map->data + page * KM__PAGE;
-        const uint32_t length = size - page * KM__PAGE < KM__PAGE ? (uint32_t)(size - page * KM__PAGE) : KM__PAGE;
+        const uint32_t length = km__page_length(size, page);
         const int added =
             km__frame_add_page(&map->builder, page, data, map->view + page * KM__PAGE, length, map->whole, image);
         assert_true(added == 0 || added == 1);

@@ -42,9 +42,6 @@ uint64_t frames_digest(const unsigned char *data, uint64_t data_capacity);
 /** Make the frame at `position` consistent again after its bytes were changed: body checksum, chain, head checksum. */
 void frames_reseal(struct frames *map, uint64_t position, uint64_t previous_chain);
 
-/** A cursor before the first frame. */
-struct km__cursor frames_first(const struct frames *map, uint64_t data_size);
-
 /** Apply a good frame to `data`, checking that everything that it says lies inside; returns the pages it touches. */
 uint32_t frames_apply(const struct km__frame *frame, unsigned char *data, uint64_t data_capacity);
 
