@@ -15,14 +15,16 @@ km_map *stage_open(uint32_t flags, uint64_t ring) {
     return map;
 }
 
-uint64_t stage_large;
+uint64_t stage_large, stage_empty;
 
 void stage_reset(void) {
-    stage_large = 0;
+    stage_large = stage_empty = 0;
     os_sim_reset(1);
 }
 
 void stage_store(unsigned char *data, uint64_t generation) {
+    if (generation == stage_empty)
+        return;
     memset(data, (int)generation, generation == stage_large ? STAGE_SIZE : FILLED);
     data[MARKS + 8 * generation] = (unsigned char)generation;
 }

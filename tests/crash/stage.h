@@ -22,6 +22,9 @@
 /** The commit of this number changes all bytes, more than the ring has room for. 0 (after a reset): none. */
 extern uint64_t stage_large;
 
+/** The commit of this number stores nothing, because all that it does is to make the map larger. 0 (after a reset): none. */
+extern uint64_t stage_empty;
+
 /** An empty machine. */
 void stage_reset(void);
 

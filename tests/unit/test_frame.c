@@ -177,6 +177,21 @@ static void a_page_whose_ranges_would_take_as_much_is_recorded_whole(void **stat
     km__frame_builder_release(&builder);
 }
 
+/* What lies behind the data in the last page is zero, whatever a disk that garbles has made of it. */
+static void a_whole_page_clears_what_lies_behind_the_data(void **state) {
+    (void)state;
+    unsigned char ranges[KM__RANGE_ENTRY + 100] = {0, 0, 99, 0}, target[KM__PAGE];
+    memset(ranges + KM__RANGE_ENTRY, 7, 100);
+    struct km__frame_page page = {.range_count = 1, .whole = true, .ranges = ranges, .ranges_length = sizeof ranges};
+    for (int whole = 0; whole < 2; whole++) {
+        page.whole = whole != 0;
+        memset(target, 0xff, sizeof target);
+        km__frame_apply(&page, target);
+        for (size_t i = 0; i < sizeof target; i++)
+            assert_int_equal(target[i], i < 100 ? 7 : whole ? 0 : 0xff);
+    }
+}
+
 static void equal_pages_add_nothing(void **state) {
     (void)state;
     struct chance chance = {chance_seed()};
@@ -427,6 +442,7 @@ int main(void) {
         cmocka_unit_test(k_changes_of_8_bytes_on_k_pages_take_at_most_128_and_24_k_bytes),
         cmocka_unit_test(ranges_closer_than_a_range_entry_are_merged),
         cmocka_unit_test(a_page_whose_ranges_would_take_as_much_is_recorded_whole),
+        cmocka_unit_test(a_whole_page_clears_what_lies_behind_the_data),
         cmocka_unit_test(equal_pages_add_nothing),
         cmocka_unit_test(ranges_and_image_make_exactly_the_page_after),
         cmocka_unit_test(only_the_named_spans_are_recorded),

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the os layer knows of the place where a file lives, on the real system: whether holes take space there, and how its
- * name is made durable.
+ * What the os layer knows of the place where a file lives, on the real system: whether holes take space there, how its name
+ * is made durable, and that what is called durable was asked of the system.
  */
 #include <errno.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include "os/os.h"
@@ -135,6 +137,39 @@ static void a_name_in_a_directory_that_may_not_be_read_is_synced_too(void **stat
     assert_int_equal(chmod(directory, 0700), 0);
 }
 
+/* ---- syncs ------------------------------------------------------------------------------------------------------- */
+
+/* What the system refuses tells what it was asked for: no durable write, sync or name without a sync of the system. */
+static int sync_where_the_system_refuses(void *context) {
+    char path[1100];
+    snprintf(path, sizeof path, "%s-too", (const char *)context);
+    struct os_file *file = make_file(context, 4096), *unnamed = NULL;
+    struct os_region region = {.address = NULL};
+    child_must(os_region_map(&region, file, 0, 4096, false));
+    child_must(os_file_create(&unnamed, path, 0600));
+    if (!refuse_call(SYS_fdatasync, 0, 0, EIO) || !refuse_call(SYS_fsync, 0, 0, EIO) ||
+        !refuse_call(SYS_msync, 2, MS_SYNC, EIO) || !refuse_call(SYS_pwritev2, 5, RWF_DSYNC, EOPNOTSUPP))
+        return REFUSAL_SKIP;
+    child_check(os_file_sync(file) == KM_EIO);
+    child_check(os_region_sync(&region, 0, 100) == KM_EIO);
+    child_check(os_file_publish(unnamed, path, false) == KM_EIO);
+    child_must(os_file_write(file, 0, "a", 1));
+    child_check(os_file_write_durable(file, 0, "b", 1) == KM_EIO); /* without the flag it syncs the file */
+    if (!refuse_call(SYS_pwritev2, 5, RWF_DSYNC, ENOSPC))
+        return REFUSAL_SKIP;
+    child_check(os_file_write_durable(file, 0, "c", 1) == KM_ENOSPACE);
+    os_file_close(unnamed);
+    os_file_close(file);
+    return 0;
+}
+
+static void every_promise_of_durability_asks_the_system(void **state) {
+    (void)state;
+    char path[1024];
+    snprintf(path, sizeof path, "%s", scratch_path("durable.km"));
+    run_child(sync_where_the_system_refuses, path);
+}
+
 int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
@@ -143,6 +178,7 @@ int main(void) {
         cmocka_unit_test(a_directory_that_cannot_be_synced_is_told_with_the_name),
         cmocka_unit_test(where_directories_have_no_sync_the_file_system_is_synced),
         cmocka_unit_test(a_name_in_a_directory_that_may_not_be_read_is_synced_too),
+        cmocka_unit_test(every_promise_of_durability_asks_the_system),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
