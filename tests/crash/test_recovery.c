@@ -296,23 +296,27 @@ static void damage_beside_a_checkpoint_in_progress_is_told(void **state) {
     stage_forget(&saved);
 }
 
-/* Nothing but the slots is written by a recovery without frames: never both at once. */
-static void a_recovery_never_garbles_both_slots(void **state) {
+static unsigned writes_under_way, writes;
+
+static void count_writes(void *context, enum os_sim_operation operation, uint64_t step) {
+    (void)context;
+    (void)step;
+    writes_under_way = operation == OS_SIM_SYNC ? 0 : writes_under_way + (operation == OS_SIM_WRITE);
+    writes += operation == OS_SIM_WRITE;
+    assert_in_range(writes_under_way, 0, 1);
+}
+
+/* A disk that garbles what is under way must not get both slots at once. Without frames nothing else is written. */
+static void a_recovery_writes_one_slot_at_a_time(void **state) {
     (void)state;
-    struct stage_saved saved = {.count = 0};
-    struct stage_pair pair = stage_pair(KM_FULL_PAGES, LARGE_RING, 1);
+    struct stage_pair pair = stage_pair(0, STAGE_RING, 1);
     must(km_checkpoint(pair.checkpointer));
     os_sim_kill(NULL);
-    os_sim_watch(stage_save_sync, &saved);
+    writes = writes_under_way = 0;
+    os_sim_watch(count_writes, NULL);
     stage_open(0, 0);
     os_sim_watch(NULL, NULL);
-    for (size_t step = 0; step < saved.count; step++) {
-        for (uint64_t seed = 0; seed < 24; seed++) {
-            os_sim_reboot(saved.states[step], OS_SIM_GARBLED, seed);
-            stage_reopen(1);
-        }
-    }
-    stage_forget(&saved);
+    assert_int_equal(writes, 2);
 }
 
 /* The commit itself brings home up to make room for its frame. */
@@ -348,7 +352,7 @@ int main(void) {
         cmocka_unit_test(a_checkpoint_of_whole_pages_goes_to_its_target_or_nowhere),
         cmocka_unit_test(a_target_is_not_chosen_behind_the_writers_back),
         cmocka_unit_test(damage_beside_a_checkpoint_in_progress_is_told),
-        cmocka_unit_test(a_recovery_never_garbles_both_slots),
+        cmocka_unit_test(a_recovery_writes_one_slot_at_a_time),
         cmocka_unit_test(a_frame_that_waited_for_room_has_whole_pages),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

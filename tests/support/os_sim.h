@@ -83,7 +83,10 @@ bool os_sim_is_cut(void);
 /** Called once, when the power has been cut, in the thread that met it; may longjmp. NULL: no more. */
 void os_sim_on_cut(void (*function)(void *context), void *context);
 
-/** Called at every point, before the step takes effect; may call os_sim_save(), nothing else. NULL: no more. */
+/**
+ * Called at every point, before the step takes effect; may call os_sim_save(). Once it has called os_sim_watch() to end the
+ * watch, it may also let other handles do something, or longjmp away, as if the process had died. NULL: no more.
+ */
 typedef void os_sim_watcher(void *context, enum os_sim_operation operation, uint64_t step);
 void os_sim_watch(os_sim_watcher *watcher, void *context);
 
