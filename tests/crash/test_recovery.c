@@ -241,6 +241,38 @@ static void a_checkpoint_of_whole_pages_goes_to_its_target_or_nowhere(void **sta
     expect_garbled_pages_to_be_rebuilt(pair.checkpointer, 9); /* to 7 first, where its target was */
 }
 
+enum { MANY = 70 };
+
+/* Home is at 0 or at the target. */
+static void expect_no_stop(void *context, enum os_sim_operation operation, uint64_t step) {
+    (void)context;
+    (void)step;
+    if (operation == OS_SIM_SYNC)
+        assert_true(stage_header().generation == 0 || stage_header().generation == MANY);
+}
+
+/* The frames are more than other checkpoints take into memory at once; compressed, they take little of the ring. */
+static void a_checkpoint_of_whole_pages_does_not_stop_half_way(void **state) {
+    (void)state;
+    if (!km__zlib_available())
+        skip();
+    stage_reset();
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options,
+                                       .size = 1 << 20,
+                                       .journal_size = 4 << 20,
+                                       .flags = KM_CREATE | KM_FULL_PAGES | KM_COMPRESS | KM_LAZY};
+    must(km_open(&map, STAGE_PATH, &options));
+    for (int i = 1; i <= MANY; i++)
+        check_commit_fill(map, 0, i, 1 << 20);
+    assert_int_equal(stage_header().generation, 0);
+    os_sim_watch(expect_no_stop, NULL);
+    must(km_checkpoint(map));
+    os_sim_watch(NULL, NULL);
+    assert_int_equal(stage_header().generation, MANY);
+    must(km_close(map));
+}
+
 static km_map *beside;
 
 /* Just before a step of the writer. */
@@ -350,6 +382,7 @@ int main(void) {
         cmocka_unit_test(a_map_is_not_clean_from_the_first_frame_on),
         cmocka_unit_test(the_first_frame_behind_a_checkpoint_has_whole_pages),
         cmocka_unit_test(a_checkpoint_of_whole_pages_goes_to_its_target_or_nowhere),
+        cmocka_unit_test(a_checkpoint_of_whole_pages_does_not_stop_half_way),
         cmocka_unit_test(a_target_is_not_chosen_behind_the_writers_back),
         cmocka_unit_test(damage_beside_a_checkpoint_in_progress_is_told),
         cmocka_unit_test(a_recovery_writes_one_slot_at_a_time),
