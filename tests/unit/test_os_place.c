@@ -167,7 +167,7 @@ static void every_promise_of_durability_asks_the_system(void **state) {
     (void)state;
     char path[1024];
     snprintf(path, sizeof path, "%s", scratch_path("durable.km"));
-    run_child(sync_where_the_system_refuses, path);
+    refusal_run(sync_where_the_system_refuses, path);
 }
 
 int main(void) {
