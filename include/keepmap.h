@@ -30,7 +30,12 @@
  * KM_EFORKED and KM_ESTALE, and every one that reaches the system KM_ESYSTEM. The library never prints, aborts or
  * exits.
  *
- * The data is mapped memory: touching a page that the disk cannot deliver, or that was cut off the file, is SIGBUS.
+ * The data is mapped memory: touching a page that the disk cannot deliver, or that was cut off the file, is SIGBUS. A
+ * write beyond the process's limit on the size of files (ulimit -f) raises SIGXFSZ; in a program that ignores it,
+ * KM_ESIZE.
+ *
+ * Structures begin with struct_size, which the caller sets to sizeof. Later versions add members at the end: a program
+ * that was built with a later version may ask an older library, whose answer leaves what it does not know zero.
  */
 #ifndef KEEPMAP_H
 #define KEEPMAP_H
@@ -155,9 +160,10 @@ struct km_options {
     uint32_t mode;           /**< enum km_mode */
     uint32_t checksum;       /**< enum km_checksum */
     uint32_t permissions;    /**< of the created file; default 0600, umask not applied */
-    uint32_t timeout_ms;     /**< how long locks are waited for; default 10 s, UINT32_MAX: for ever. A commit that is
-                              *   made waits for the disk, and for another's sync, as long as it takes. */
-    const char *schema;      /**< the application's own name for what the data means, at most 63 bytes; NULL: any */
+    uint32_t timeout_ms;     /**< how long locks are waited for; 0: the default, 10 s; 1: hardly; UINT32_MAX: for ever.
+                              *   A commit that is made waits for the disk, and for another's sync, as long as it
+                              *   takes. */
+    const char *schema;      /**< the application's own name for what the data means, 1 to 63 bytes; NULL: any */
     uint32_t schema_version; /**< its version; an open that names another schema or version gets KM_ESCHEMA */
 };
 
@@ -179,20 +185,23 @@ KM_API int km_open(km_map **map, const char *target, const struct km_options *op
  * included, before this returns 0; it brings home up to the newest commit that no reader holds back, and marks the
  * map clean if that was the newest of all. The handle is gone whatever is returned, but for KM_EMISUSE (another thread
  * is inside a call on it). `map` may be NULL. Errors: KM_EBUSY, KM_ENOSPACE, KM_ENOMEM, KM_ECORRUPT, KM_EJOURNAL (the
- * map is as it was, but not marked clean: the next to open it recovers it), KM_EIO, KM_ESTALE.
+ * map is as it was, every commit of this handle durable, but not marked clean: the next to open it recovers it),
+ * KM_EIO, KM_ESTALE.
  */
 KM_API int km_close(km_map *map);
 
 /**
  * The data: one pointer that never moves while the handle lives, km_size() bytes long. Between km_begin() and
- * km_commit() or km_abort() it shows one generation. Outside a transaction it must be neither read nor written.
+ * km_commit() or km_abort() it shows one generation. Outside a transaction it must be neither read nor written, and in
+ * a KM_READ one not written: such stores are not looked for, and become part of the handle's next commit (see
+ * KM_CHECK). NULL for a NULL map and after fork().
  */
 KM_API void *km_data(km_map *map);
 
-/** Bytes of data at the handle's generation. */
+/** Bytes of data at the handle's generation; 0 for a NULL map. */
 KM_API uint64_t km_size(km_map *map);
 
-/** The generation that the handle stands at: that of its last begin or commit. */
+/** The generation that the handle stands at: that of its last begin or commit; 0 for a NULL map. */
 KM_API uint64_t km_generation(km_map *map);
 
 /**
@@ -214,13 +223,15 @@ KM_API int km_begin(km_map *map, enum km_access access);
  * after a power cut the map stands at this or some earlier commit, never between two. A transaction that changed
  * nothing makes no commit.
  *
- * After KM_EBUSY (the journal is full, and the reader that the detail tells of holds on to it), KM_ENOSPACE,
- * KM_ENOMEM and KM_ECORRUPT the transaction is still open and whole: try again, or abort. After KM_EIO it is over:
- * see docs/durability.md. Other errors: KM_EMISUSE, KM_ESTALE, KM_EFORKED.
+ * After KM_EBUSY (the journal is full, and the reader that the detail tells of holds on to it; or the first commit of a
+ * session found a checkpoint at work for too long), KM_ENOSPACE, KM_ESIZE (too large for the file system, or beyond the
+ * process's limit), KM_ENOMEM and KM_ECORRUPT the transaction is still open and whole: try again, or abort. After
+ * KM_EIO (see docs/durability.md) and KM_ESTALE it is over. Other errors: KM_EMISUSE, KM_EFORKED.
  */
 KM_API int km_commit(km_map *map);
 
-/** End a transaction of either kind; what was stored is taken back. Errors: KM_EMISUSE, KM_EFORKED. */
+/** End a transaction of either kind. What was stored in a write transaction is taken back (with KM_DECLARED, in the
+ *  declared ranges). Errors: KM_EMISUSE, KM_EFORKED. */
 KM_API int km_abort(km_map *map);
 
 /**
@@ -245,8 +256,9 @@ KM_API int km_checkpoint(km_map *map);
 /**
  * Grow the data to `size` bytes, as a commit of its own; the new bytes are zero. Up to max_size it happens whoever
  * is attached; beyond it this handle must be the only one (otherwise KM_EBUSY names the limit), and max_size
- * becomes `size`. Other handles see the new size at their next begin. A size below the present one: KM_ESIZE.
- * Errors: KM_ESIZE, KM_EBUSY, KM_ENOSPACE, KM_EMISUSE (in a transaction), KM_EREADONLY, KM_EIO, KM_ENOMEM,
+ * becomes `size`. Other handles see the new size at their next begin. KM_ESIZE: a size below the present one, or
+ * beyond the address space that the handle keeps for its data (64 GiB more than max_size, or twice max_size if that is
+ * more). Errors: KM_ESIZE, KM_EBUSY, KM_ENOSPACE, KM_EMISUSE (in a transaction), KM_EREADONLY, KM_EIO, KM_ENOMEM,
  * KM_EFORKED.
  */
 KM_API int km_grow(km_map *map, uint64_t size);
@@ -311,13 +323,14 @@ struct km_report {
     uint64_t frames_damaged;
     uint64_t headers_damaged; /**< 0, 1 or 2 */
     uint64_t generation;      /**< newest commit that was checked */
-    uint64_t digest;          /**< sum over all pages at the checkpoint */
-    uint32_t digest_matches;  /**< 1: the header says the same */
+    uint64_t digest;          /**< sum over the stored checksums of all pages at the checkpoint */
+    uint32_t digest_matches;  /**< 1: the header says the same, so the checksums are those that were written */
 };
 
 /**
  * Called by km_verify() and other long calls. `finding` is NULL when it only tells how far the work is: `done` of
- * `total` bytes. A result other than 0 ends the call with KM_ECANCELED. It must not use the handle.
+ * `total` bytes. A result other than 0 ends the call with KM_ECANCELED. It must not use the handle (KM_EMISUSE); it
+ * may take its time, as no lock is held meanwhile.
  */
 typedef int km_progress(void *context, uint64_t done, uint64_t total, const struct km_finding *finding);
 
@@ -346,7 +359,7 @@ struct km_log_entry {
 /**
  * Call `each` for the commits that still stand in the journal, oldest first. A result other than 0 ends it with
  * KM_ECANCELED. It must not use the handle. Not allowed inside a transaction. When a durable frame is damaged, the
- * commits before it are told and the result is KM_EJOURNAL.
+ * commits before it are told and the result is KM_EJOURNAL. Other errors: KM_EBUSY, KM_ENOMEM, KM_EIO, KM_EMISUSE.
  */
 typedef int km_log_function(void *context, const struct km_log_entry *entry);
 KM_API int km_log(km_map *map, km_log_function *each, void *context);

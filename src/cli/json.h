@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Writing JSON to standard output, one value after the other. Whatever bytes a string holds, what comes out is valid JSON in
- * UTF-8. The caller balances what it opens; write errors stay in the stream and are found when it is closed.
+ * Writing JSON to standard output, one value after the other. Whatever bytes a string holds, what comes out is valid
+ * JSON in UTF-8. The caller balances what it opens; write errors stay in the stream and are found when it is closed.
  */
 #ifndef CLI_JSON_H
 #define CLI_JSON_H

@@ -21,8 +21,8 @@ bool cli_stream_output_is(const char *path);
 /** Write bytes to standard output, all of them. 0 or an errno value: EFAULT if the memory lost its file underneath. */
 int cli_stream_write(const void *bytes, size_t length);
 
-/** Read what comes next from standard input, at most `length` bytes. `*got` is how many came, 0 at the end. 0 or an errno
- *  value. */
+/** Read what comes next from standard input, at most `length` bytes. `*got` is how many came, 0 at the end. 0 or an
+ *  errno value. */
 int cli_stream_read(void *bytes, size_t length, size_t *got);
 
 /** Bytes of standard input if it is a file of known length, from where it stands; 0 if it is not told. */

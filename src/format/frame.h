@@ -85,7 +85,8 @@ struct km__frame_page {
 void km__frame_walk_start(struct km__frame_walk *walk, const struct km__frame *frame);
 bool km__frame_walk_next(struct km__frame_walk *walk, struct km__frame_page *page);
 
-/** Set the bytes of the page's ranges in `target`, which is KM__PAGE bytes long; behind those of a whole page it becomes zero. */
+/** Set the bytes of the page's ranges in `target`, which is KM__PAGE bytes long; behind those of a whole page it
+ *  becomes zero. */
 void km__frame_apply(const struct km__frame_page *page, unsigned char *target);
 
 /** Bytes of data that the page's ranges carry. */

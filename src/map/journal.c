@@ -14,8 +14,8 @@
  *  J2 A handle that started from home at base b does not know where frames up to b stand, so it overwrites nothing
  *     until all of them are reusable.
  *  J3 [model: ring] A writer first adopts a complete frame that stands at the head without having been published: its
- *     writer died between the two. Otherwise the writer's own frame of the same generation may go to the other place (the
- *     start of the ring), and a walk then finds the dead one's first.
+ *     writer died between the two. Otherwise the writer's own frame of the same generation may go to the other place
+ *     (the start of the ring), and a walk then finds the dead one's first.
  *  J4 [model: durability] A sync covers everything from frame `durable` on, not just the own frame: publishing
  *     `durable` = n says that every frame up to n is durable.
  *  J5 [model: snapshot] `visible` is published before `durable`, both as a maximum. In the other order a checkpoint can
@@ -261,7 +261,8 @@ int km__journal_adopt(km_map *map) {
     }
 }
 
-/* J7. The transaction stays open. Beyond a limit on sizes the wipe is refused just where the frame was: no whole head is there. */
+/* J7. The transaction stays open. Beyond a limit on sizes the wipe is refused just where the frame was: no whole head
+ * is there. */
 static int wipe_head(km_map *map, uint64_t position, int result) {
     static const struct km__frame_head none = {0};
     char why[256];

@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: MIT
  *
- * The os seam: everything that reaches a disk, a lock, a clock, memory mappings or another process. This is the contract;
- * exactly one set of files keeps it in a given program, chosen by the linker: os_*_posix.c and os_*_linux.c, os_*_win32.c,
- * or tests/support/os_sim.c, whose disk can lose power.
+ * The os seam: everything that reaches a disk, a lock, a clock, memory mappings or another process. This is the
+ * contract; exactly one set of files keeps it in a given program, chosen by the linker: os_*_posix.c and os_*_linux.c,
+ * os_*_win32.c, or tests/support/os_sim.c, whose disk can lose power.
  *
- * Functions that return int return 0 or a negative KM_E code and leave the system's words, with the path, in the thread's
- * detail (error.h). Offsets and lengths are bytes. Nothing here knows what a map is.
+ * Functions that return int return 0 or a negative KM_E code and leave the system's words, with the path, in the
+ * thread's detail (error.h). Offsets and lengths are bytes. Nothing here knows what a map is.
  *
  * What a system must keep:
- *  - os_file_write() is seen at once by every os_region and by the clean pages of every os_view of the same file, in every
- *    process (a coherent page cache).
- *  - What an os_sync function covered survives a power cut when it returned 0. What it did not cover may survive or not,
- *    sector by sector, in any order. A failed sync leaves it open which of it survives, now and for ever.
+ *  - os_file_write() is seen at once by every os_region and by the clean pages of every os_view of the same file, in
+ *    every process (a coherent page cache).
+ *  - What an os_sync function covered survives a power cut when it returned 0. What it did not cover may survive or
+ *    not, sector by sector, in any order. A failed sync leaves it open which of it survives, now and for ever.
  *  - Locks end with the process that holds them, however it ends, and are never inherited by its children.
  */
 #ifndef KM_OS_H
@@ -40,7 +40,8 @@ int os_file_open(struct os_file **file, const char *path, bool writable);
 
 /**
  * Create a file, open for writing, in the directory of `path`, that nobody can find until os_file_publish(), and that
- * vanishes if it is closed or the process dies before. `permissions` as given, whatever the umask. On btrfs it is NOCOW.
+ * vanishes if it is closed or the process dies before. `permissions` as given, whatever the umask. On btrfs it is
+ * NOCOW.
  */
 int os_file_create(struct os_file **file, const char *path, uint32_t permissions);
 
@@ -50,7 +51,8 @@ int os_file_create(struct os_file **file, const char *path, uint32_t permissions
  */
 int os_file_publish(struct os_file *file, const char *path, bool replace);
 
-/** Make it durable that `path` names the file: for a file whose publisher may have died before its directory was synced. */
+/** Make it durable that `path` names the file: for a file whose publisher may have died before its directory was
+ *  synced. */
 int os_file_sync_name(struct os_file *file, const char *path);
 
 void os_file_close(struct os_file *file); /* NULL allowed */
@@ -93,8 +95,8 @@ int os_file_zero(struct os_file *file, uint64_t offset, uint64_t length);
 int os_file_next_data(struct os_file *file, uint64_t offset, uint64_t end, uint64_t *start, uint64_t *stop);
 
 /**
- * Whether reading a hole through a mapping takes disk space, so that a full disk is a fault there (tmpfs): what is going to
- * be mapped must be allocated first.
+ * Whether reading a hole through a mapping takes disk space, so that a full disk is a fault there (tmpfs): what is
+ * going to be mapped must be allocated first.
  */
 bool os_file_holes_take_space(struct os_file *file);
 
@@ -109,7 +111,8 @@ struct os_region {
     uint64_t offset;
 };
 
-/** `offset` is a multiple of 64 KiB or lies in the first 64 KiB at a multiple of the page size. Must lie in the file. */
+/** `offset` is a multiple of 64 KiB or lies in the first 64 KiB at a multiple of the page size. Must lie in the
+ *  file. */
 int os_region_map(struct os_region *region, struct os_file *file, uint64_t offset, uint64_t length, bool writable);
 
 /** Make a part of the region durable that was written by os_file_write(); no other part of the file need be. */
@@ -129,8 +132,8 @@ enum os_tracker {
 
 /**
  * A private copy-on-write mapping of a part of a file: clean pages show the file, pages that were stored to are the
- * handle's own. Its address never changes; it maps `length` bytes and grows by a tail at the next address. Not inherited by
- * fork. `length` and `reserve` are rounded up to pages. Fill with zeros before first use.
+ * handle's own. Its address never changes; it maps `length` bytes and grows by a tail at the next address. Not
+ * inherited by fork. `length` and `reserve` are rounded up to pages. Fill with zeros before first use.
  */
 struct os_view {
     unsigned char *address;
@@ -153,8 +156,8 @@ int os_view_grow(struct os_view *view, uint64_t length);
 int os_view_drop(struct os_view *view, uint64_t offset, uint64_t length);
 
 /**
- * Start tracking stores; all pages count as not stored to, as far as the tracker can tell. `wanted` is the best tracker to
- * try; a system that lacks it takes the next. The tracker in use stands in view->tracker.
+ * Start tracking stores; all pages count as not stored to, as far as the tracker can tell. `wanted` is the best tracker
+ * to try; a system that lacks it takes the next. The tracker in use stands in view->tracker.
  */
 int os_view_track(struct os_view *view, enum os_tracker wanted);
 
@@ -162,8 +165,8 @@ int os_view_track(struct os_view *view, enum os_tracker wanted);
 typedef int os_pages_function(void *context, uint64_t first_page, uint64_t page_count);
 
 /**
- * Call `each` for runs of pages (of 4096 bytes, in order) that may have been stored to since tracking started or the last
- * call. A superset, never less. If the system fails half-way, all pages are reported, at most once more.
+ * Call `each` for runs of pages (of 4096 bytes, in order) that may have been stored to since tracking started or the
+ * last call. A superset, never less. If the system fails half-way, all pages are reported, at most once more.
  */
 int os_view_dirty(struct os_view *view, os_pages_function *each, void *context);
 
@@ -171,8 +174,8 @@ void os_view_unmap(struct os_view *view);
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-/** Memory of the process's own, zero at first; not inherited by fork, not in core dumps. Made resident in one go where the
- *  system can, so that the first stores to it cost no fault each. NULL, with the detail set, if there is none. */
+/** Memory of the process's own, zero at first; not inherited by fork, not in core dumps. Made resident in one go where
+ *  the system can, so that the first stores to it cost no fault each. NULL, with the detail set, if there is none. */
 void *os_memory_take(uint64_t length);
 
 void os_memory_release(void *address, uint64_t length);
@@ -203,8 +206,8 @@ void os_locks_close(struct os_locks *locks); /* releases all; NULL allowed */
 /* ---- waiting ----------------------------------------------------------------------------------------------------- */
 
 /**
- * What a handle sleeps on. A waiter has a random name (never 0), which it leaves in the slot where wakers find it: Windows
- * has one event a waiter, Linux sleeps on the word itself and ignores the names.
+ * What a handle sleeps on. A waiter has a random name (never 0), which it leaves in the slot where wakers find it:
+ * Windows has one event a waiter, Linux sleeps on the word itself and ignores the names.
  */
 struct os_waiter;
 

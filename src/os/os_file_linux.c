@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Files by what only Linux has: files without a name and their publication, durable writes of a range, space and holes, and
- * which file systems share mappings coherently.
+ * Files by what only Linux has: files without a name and their publication, durable writes of a range, space and holes,
+ * and which file systems share mappings coherently.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -57,8 +57,8 @@ static int try_create(void *context, const char *name) {
     return *fd >= 0 ? 0 : -1;
 }
 
-/* On btrfs a file that is overwritten in place all the time must not be copied on write. Only an empty file can be set so.
- * A refusal changes nothing but speed. */
+/* On btrfs a file that is overwritten in place all the time must not be copied on write. Only an empty file can be set
+ * so. A refusal changes nothing but speed. */
 static void set_nocow(int fd) {
     struct statfs system;
     int flags = 0;
@@ -81,8 +81,8 @@ int os_file_create(struct os_file **file, const char *path, uint32_t permissions
     int number = fd < 0 ? errno : 0;
     free(directory);
 
-    /* EISDIR: the file system, or an old kernel, does not know O_TMPFILE and took it for opening the directory. The name
-     * that takes its place is removed on close; only a kill in between leaves it behind. */
+    /* EISDIR: the file system, or an old kernel, does not know O_TMPFILE and took it for opening the directory. The
+     * name that takes its place is removed on close; only a kill in between leaves it behind. */
     char *temporary = NULL;
     if (number == EOPNOTSUPP || number == EISDIR || number == EINVAL) {
         temporary = with_fresh_name(path, try_create, &fd);
@@ -134,8 +134,8 @@ static int rename_exclusive(const char *from, const char *to) {
     return 0;
 }
 
-/* Make the entries of the directory of `path` durable. Who may not read the directory cannot open it to sync it, and syncs
- * the file system instead. */
+/* Make the entries of the directory of `path` durable. Who may not read the directory cannot open it to sync it, and
+ * syncs the file system instead. */
 static int sync_directory(const struct os_file *file, const char *path) {
     char *directory = os__file_directory(path);
     if (directory == NULL)
@@ -336,8 +336,8 @@ int os_file_check_coherent(struct os_file *file) {
                 return 0;
         }
     }
-    /* On overlayfs a file that was opened for writing has been copied up; one that was not may still show the lower layer's
-     * pages when another process copies it up. */
+    /* On overlayfs a file that was opened for writing has been copied up; one that was not may still show the lower
+     * layer's pages when another process copies it up. */
     if (magic == MAGIC_OVERLAYFS && file->writable)
         return 0;
     if (magic == MAGIC_OVERLAYFS)

@@ -3,9 +3,9 @@
  * Files by what POSIX has: opening, reading, writing, syncing. Creation, holes and space are in os_file_linux.c.
  *
  * Every call is repeated on EINTR, and short reads and writes are continued. A write beyond the process's limit of file
- * sizes (RLIMIT_FSIZE) also raises SIGXFSZ. That signal belongs to the program: a library must not change how signals are
- * handled. Where the program ignores it, as a program that sets the limit should, the write fails with EFBIG and we return
- * KM_ESIZE.
+ * sizes (RLIMIT_FSIZE) also raises SIGXFSZ. That signal belongs to the program: a library must not change how signals
+ * are handled. Where the program ignores it, as a program that sets the limit should, the write fails with EFBIG and we
+ * return KM_ESIZE.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -56,8 +56,8 @@ const char *os__file_path(const struct os_file *file) {
 }
 
 /*
- * Opening a FIFO, a device or a tape for real can block or have effects (a writer that waits in open() would go on), so the
- * file is looked at through an O_PATH descriptor first, and the very file that was looked at is then opened.
+ * Opening a FIFO, a device or a tape for real can block or have effects (a writer that waits in open() would go on), so
+ * the file is looked at through an O_PATH descriptor first, and the very file that was looked at is then opened.
  */
 int os_file_open(struct os_file **file, const char *path, bool writable) {
     int looked;

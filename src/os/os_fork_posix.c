@@ -2,12 +2,12 @@
  *
  * What happens at fork, and the lock of the whole process.
  *
- * One set of handlers serves both the os layer (descriptors that a child must not keep, because they carry locks) and the
- * one who watches. In the parent the watcher's prepare() comes first and its parent() last, so that its locks are always
- * taken before ours, at fork as everywhere else.
+ * One set of handlers serves both the os layer (descriptors that a child must not keep, because they carry locks) and
+ * the one who watches. In the parent the watcher's prepare() comes first and its parent() last, so that its locks are
+ * always taken before ours, at fork as everywhere else.
  *
- * What is not seen: a child made by vfork(), posix_spawn() or a bare clone() does not run handlers. The first two are soon
- * replaced by exec, which closes everything of ours; a child of clone() that goes on keeps locks alive.
+ * What is not seen: a child made by vfork(), posix_spawn() or a bare clone() does not run handlers. The first two are
+ * soon replaced by exec, which closes everything of ours; a child of clone() that goes on keeps locks alive.
  */
 #include <pthread.h>
 #include <stdatomic.h>

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * Byte-range locks that belong to an open file description (fcntl F_OFD_SETLK), so that two handles of one process exclude
- * each other, and closing another descriptor of the file, as any library may do, releases nothing.
+ * Byte-range locks that belong to an open file description (fcntl F_OFD_SETLK), so that two handles of one process
+ * exclude each other, and closing another descriptor of the file, as any library may do, releases nothing.
  *
  * The description is opened for the locks alone. It is never mapped, because a mapping keeps a description, and so its
- * locks, alive in a child of fork. The descriptor itself is closed in the child (os_fork_posix.c); before each use we look
- * whether it is still ours.
+ * locks, alive in a child of fork. The descriptor itself is closed in the child (os_fork_posix.c); before each use we
+ * look whether it is still ours.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -121,8 +121,8 @@ int os_lock_probe(struct os_locks *locks, uint64_t first, uint64_t count, enum o
 void os_locks_close(struct os_locks *locks) {
     if (locks == NULL)
         return;
-    /* A child that is made between the two would keep the descriptor, and the locks with it. In a child of fork nothing is
-     * left to close. */
+    /* A child that is made between the two would keep the descriptor, and the locks with it. In a child of fork nothing
+     * is left to close. */
     if (locks->in_child.fd >= 0 && os__fork_hold() == 0) {
         os__fork_remove(&locks->in_child);
         os__descriptor_close(&locks->descriptor);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the POSIX and Linux files of the os layer share among themselves: how the system's errors become ours, descriptors
- * that know whether they are still their own, what must not live on in a child of fork, and how mappings reach the
- * descriptor of a file. Nothing outside src/os includes this, but for the simulated system, which maps memory files by the
- * same code.
+ * What the POSIX and Linux files of the os layer share among themselves: how the system's errors become ours,
+ * descriptors that know whether they are still their own, what must not live on in a child of fork, and how mappings
+ * reach the descriptor of a file. Nothing outside src/os includes this, but for the simulated system, which maps memory
+ * files by the same code.
  */
 #ifndef KM_OS_POSIX_H
 #define KM_OS_POSIX_H
@@ -14,8 +14,8 @@
 #include "os.h"
 
 /**
- * The KM_E code for an errno value. The detail becomes "PATH: cannot DOING: the system's words: what to do"; `path` may be
- * NULL.
+ * The KM_E code for an errno value. The detail becomes "PATH: cannot DOING: the system's words: what to do"; `path` may
+ * be NULL.
  */
 int os__system_error(int number, const char *doing, const char *path);
 
@@ -25,14 +25,14 @@ int os__check_range(uint64_t offset, uint64_t length, const char *doing, const c
 /* ---- descriptors ------------------------------------------------------------------------------------------------- */
 
 /**
- * Look at an open file; errno or 0. Does not ask for its times: who has asked makes Linux (6.13 on, multigrain timestamps)
- * give the next write a timestamp of its own, which costs more than the look itself.
+ * Look at an open file; errno or 0. Does not ask for its times: who has asked makes Linux (6.13 on, multigrain
+ * timestamps) give the next write a timestamp of its own, which costs more than the look itself.
  */
 int os__look(int fd, struct os_file_info *info);
 
 /**
- * A descriptor and what stood behind it when it was opened. Programs close descriptors that are not theirs, and the number
- * then soon means another file; so we look before we lock, and before we close.
+ * A descriptor and what stood behind it when it was opened. Programs close descriptors that are not theirs, and the
+ * number then soon means another file; so we look before we lock, and before we close.
  */
 struct os__descriptor {
     int fd; /* -1: closed */
@@ -49,8 +49,8 @@ bool os__descriptor_holds(const struct os__descriptor *descriptor);
 void os__descriptor_close(struct os__descriptor *descriptor);
 
 /**
- * Open the file behind `fd` anew, as an open file description of its own. Where /proc is missing `path` is opened and must
- * name the same file. `flags` are those of open(). The descriptor, or a negative errno value.
+ * Open the file behind `fd` anew, as an open file description of its own. Where /proc is missing `path` is opened and
+ * must name the same file. `flags` are those of open(). The descriptor, or a negative errno value.
  */
 int os__descriptor_reopen(int fd, const char *path, int flags);
 
@@ -63,15 +63,16 @@ struct os__fork_entry {
 };
 
 /**
- * No fork happens between hold and release. A descriptor that is opened and added between the two, or removed and closed,
- * cannot leak into a child. Add and remove only there, and do little else.
+ * No fork happens between hold and release. A descriptor that is opened and added between the two, or removed and
+ * closed, cannot leak into a child. Add and remove only there, and do little else.
  */
 int os__fork_hold(void);
 void os__fork_release(void);
 void os__fork_add(struct os__fork_entry *entry, int fd);
 void os__fork_remove(struct os__fork_entry *entry);
 
-/* ---- mappings ------------------------------------------------------------------------------------------------------ */
+/* ---- mappings
+ * ------------------------------------------------------------------------------------------------------ */
 
 /** Next multiple of KM_PAGE_SIZE and of the processor's page; 0 if that is out of range. */
 uint64_t os__round_up_to_page(uint64_t length);

@@ -39,7 +39,8 @@ int os_region_sync(struct os_region *region, uint64_t offset, uint64_t length) {
                          os__file_path(region->file));
     if (length == 0)
         return 0;
-    /* msync() syncs the file's pages of the range, whoever made them dirty, also through a mapping that may only read. */
+    /* msync() syncs the file's pages of the range, whoever made them dirty, also through a mapping that may only
+     * read. */
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
     uint64_t start = offset / page * page;
     uint64_t end = os__round_up_to_page(offset + length);

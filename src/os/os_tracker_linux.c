@@ -2,13 +2,14 @@
  *
  * Trackers: which pages of a view were stored to.
  *
- * SCAN (Linux 6.7 and later). The view is registered with a userfaultfd for asynchronous write protection: a first store to
- * a protected page takes the protection off inside the kernel, with no handler, no signal and no failing system call. The
- * ioctl PAGEMAP_SCAN reports pages without protection and protects them again, page by page in one step, so that a store
- * that comes meanwhile is found by this question or by the next. A page that was never touched may be reported once.
+ * SCAN (Linux 6.7 and later). The view is registered with a userfaultfd for asynchronous write protection: a first
+ * store to a protected page takes the protection off inside the kernel, with no handler, no signal and no failing
+ * system call. The ioctl PAGEMAP_SCAN reports pages without protection and protects them again, page by page in one
+ * step, so that a store that comes meanwhile is found by this question or by the next. A page that was never touched
+ * may be reported once.
  *
- * PAGEMAP. /proc/self/pagemap tells which pages are private copies: those that are present or swapped out, and not pages of
- * the file. It cannot forget, so it reports every private page each time.
+ * PAGEMAP. /proc/self/pagemap tells which pages are private copies: those that are present or swapped out, and not
+ * pages of the file. It cannot forget, so it reports every private page each time.
  *
  * COMPARE. Every page may have been stored to.
  *
@@ -67,8 +68,9 @@ static bool open_pagemap(struct os__view_linux *linux_part) {
 
 /* ---- scan -------------------------------------------------------------------------------------------------------- */
 
-/* Find the pages of [start, end) that were stored to, and protect them again. Returns how many runs were put into `runs`,
- * which may be NULL if nobody wants to know; `*reached` becomes the address up to which they tell. -1 if it failed. */
+/* Find the pages of [start, end) that were stored to, and protect them again. Returns how many runs were put into
+ * `runs`, which may be NULL if nobody wants to know; `*reached` becomes the address up to which they tell. -1 if it
+ * failed. */
 static long scan(const struct os__view_linux *linux_part, uint64_t start, uint64_t end, struct page_run *runs,
                  uint64_t *reached) {
     struct scan_request request = {
@@ -247,8 +249,9 @@ int os_view_dirty(struct os_view *view, os_pages_function *each, void *context) 
     if (result >= 0)
         return 0;
 
-    /* What is lost cannot be asked for again. Tracking starts anew before every page is reported, so that what is stored
-     * meanwhile is found by the next question. The scan comes back where only the caller had stopped the walk. */
+    /* What is lost cannot be asked for again. Tracking starts anew before every page is reported, so that what is
+     * stored meanwhile is found by the next question. The scan comes back where only the caller had stopped the
+     * walk. */
     if (view->tracker == OS_TRACKER_SCAN) {
         bool again = linux_part->missed;
         os__tracker_stop(view);

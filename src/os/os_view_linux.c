@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Views: a reservation of address space that nothing can be mapped into by chance, with a private mapping of the file over
- * its head. How stores to it are found is in os_tracker_linux.c.
+ * Views: a reservation of address space that nothing can be mapped into by chance, with a private mapping of the file
+ * over its head. How stores to it are found is in os_tracker_linux.c.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Waiting on a word of shared memory: a futex, which also sleeps on a word of a mapping that may only be read. The names of
- * waiters are made and ignored: the kernel finds sleepers by the page and offset of the word.
+ * Waiting on a word of shared memory: a futex, which also sleeps on a word of a mapping that may only be read. The
+ * names of waiters are made and ignored: the kernel finds sleepers by the page and offset of the word.
  */
 #include <assert.h>
 #include <errno.h>

@@ -2,14 +2,15 @@
  *
  * What a commit costs, beside what the disk itself costs: bench [--json] [--quick]
  *
- * A map of 256 MiB holds records of 64 bytes; k random records are changed by 8 bytes each in one commit. The yardsticks:
- *   raw    one pwrite() of the changed bytes and fdatasync(), into a file that is preallocated and written before;
- *   msync  the same k stores to a shared mapping of a file, and msync() of the pages that they touch (not atomic).
- * All methods take turns, round by round, so that a drift of the machine meets all of them. Medians are reported, and the
- * targets of the project's specification beside them.
+ * A map of 256 MiB holds records of 64 bytes; k random records are changed by 8 bytes each in one commit. The
+ *   yardsticks: raw    one pwrite() of the changed bytes and fdatasync(), into a file that is preallocated and written
+ *   before; msync  the same k stores to a shared mapping of a file, and msync() of the pages that they touch (not
+ *   atomic).
+ * All methods take turns, round by round, so that a drift of the machine meets all of them. Medians are reported, and
+ * the targets of the project's specification beside them.
  *
- * BENCH_DIR says where (default: a directory made beside the program). It must be a real disk for the durable rows to mean
- * anything. What is measured is never asserted: the exit status is 0 unless something did not work.
+ * BENCH_DIR says where (default: a directory made beside the program). It must be a real disk for the durable rows to
+ * mean anything. What is measured is never asserted: the exit status is 0 unless something did not work.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A map written once can be read for ever: the golden files of every format version open, verify clean and hold the bytes
- * that they held when they were written; and the damaged files are refused by the error that their name says. See
+ * A map written once can be read for ever: the golden files of every format version open, verify clean and hold the
+ * bytes that they held when they were written; and the damaged files are refused by the error that their name says. See
  * data/README.md. Works on copies; runs from the top of the tree, or with KEEPMAP_DATA naming the directory.
  *
  * The rows below come from tool_golden, which takes them from an array beside the map, not from the library.

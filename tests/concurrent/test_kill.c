@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * Four writers and two readers, each a process of its own, are killed at random moments, stopped and let go on, and started
- * again; sometimes all die at once, so that the next to attach has to recover, and sometimes that one dies too. Every
- * snapshot that anybody takes, and the state after every recovery, must satisfy the bank's invariant (support/bank.h), and
- * no commit that was acknowledged or seen may be missing: neither durable nor lazy ones, because processes die here, not
- * the machine.
+ * Four writers and two readers, each a process of its own, are killed at random moments, stopped and let go on, and
+ * started again; sometimes all die at once, so that the next to attach has to recover, and sometimes that one dies too.
+ * Every snapshot that anybody takes, and the state after every recovery, must satisfy the bank's invariant
+ * (support/bank.h), and no commit that was acknowledged or seen may be missing: neither durable nor lazy ones, because
+ * processes die here, not the machine.
  *
  * The workers are this program, started anew with arguments: nothing of the parent's handles is inherited.
  */
@@ -75,7 +75,8 @@ static int work(struct bank_worker *worker, bool writes, uint32_t flags) {
     }
 }
 
-/* test_kill writer|reader NUMBER FLAGS SEED LEDGER, with the map in KEEPMAP_TEST_MAP. Ends by a signal, or with what is wrong. */
+/* test_kill writer|reader NUMBER FLAGS SEED LEDGER, with the map in KEEPMAP_TEST_MAP. Ends by a signal, or with what is
+ * wrong. */
 static int worker_main(char **arguments) {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     alarm((unsigned)TIME_LIMIT_S + 60);

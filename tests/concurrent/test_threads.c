@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Several handles of one process, each on a thread of its own: the program for the thread sanitizer. Handles of one process
- * are as independent of each other as those of two; only one handle used by two threads at once is a mistake, which must be
- * told and do no harm.
+ * Several handles of one process, each on a thread of its own: the program for the thread sanitizer. Handles of one
+ * process are as independent of each other as those of two; only one handle used by two threads at once is a mistake,
+ * which must be told and do no harm.
  */
 #include <pthread.h>
 #include <stdatomic.h>

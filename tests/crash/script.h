@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * A seeded script of operations on the simulated system: commits (durable, lazy, declared, larger than the journal,
- * growing), checkpoints, syncs, reads and reopenings, on three handles of one map. It keeps an array for each generation,
- * written before the commit that makes it, and knows which of them may be found after a power cut.
+ * growing), checkpoints, syncs, reads and reopenings, on three handles of one map. It keeps an array for each
+ * generation, written before the commit that makes it, and knows which of them may be found after a power cut.
  */
 #ifndef KM_TESTS_SCRIPT_H
 #define KM_TESTS_SCRIPT_H
@@ -27,7 +27,8 @@ struct generation {
     uint64_t size;
 };
 
-/* What may be found after a power cut: a generation from `low` to `high`; nothing at all, if the map was being created. */
+/* What may be found after a power cut: a generation from `low` to `high`; nothing at all, if the map was being
+ * created. */
 struct bounds {
     uint64_t low, high;
     bool may_be_missing;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A map on the simulated system (support/os_sim.h) whose every generation is known, and what may happen to it at a single step:
- * the power goes, everybody dies, one process dies alone, or another handle does something meanwhile.
+ * A map on the simulated system (support/os_sim.h) whose every generation is known, and what may happen to it at a
+ * single step: the power goes, everybody dies, one process dies alone, or another handle does something meanwhile.
  */
 #ifndef KM_TESTS_STAGE_H
 #define KM_TESTS_STAGE_H
@@ -22,7 +22,8 @@
 /** The commit of this number changes all bytes, more than the ring has room for. 0 (after a reset): none. */
 extern uint64_t stage_large;
 
-/** The commit of this number stores nothing, because all that it does is to make the map larger. 0 (after a reset): none. */
+/** The commit of this number stores nothing, because all that it does is to make the map larger. 0 (after a reset):
+ *  none. */
 extern uint64_t stage_empty;
 
 /** An empty machine. */
@@ -71,12 +72,12 @@ void stage_save(void *saved, enum os_sim_operation operation, uint64_t step);
 void stage_save_sync(void *saved, enum os_sim_operation operation, uint64_t step); /* only before syncs */
 void stage_forget(struct stage_saved *saved);
 
-/** The power goes at each of the saved steps: the disk holds what was synced, and of the rest nothing or some sectors. What is
- *  opened then is within the bounds. Forgets the states. */
+/** The power goes at each of the saved steps: the disk holds what was synced, and of the rest nothing or some sectors.
+ *  What is opened then is within the bounds. Forgets the states. */
 void stage_cut_at_each(struct stage_saved *saved, uint64_t low, uint64_t high);
 
-/** The handle's process dies before the `n`-th step of a call: its locks are gone, and the machine goes on. False if the call
- *  has fewer steps. */
+/** The handle's process dies before the `n`-th step of a call: its locks are gone, and the machine goes on. False if
+ *  the call has fewer steps. */
 bool stage_dies_in(int (*call)(km_map *map), km_map *map, uint64_t n);
 
 /** Before the `n`-th step from now on, `happens` is called once, with other handles. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Creating, attaching and closing, step by step: what somebody else does just before a step, and what is there if nobody gets
- * further than this step.
+ * Creating, attaching and closing, step by step: what somebody else does just before a step, and what is there if
+ * nobody gets further than this step.
  */
 #include "stage.h"
 
@@ -230,8 +230,8 @@ static void a_name_that_cannot_be_made_durable_is_told_by_the_first_handle(void 
     stage_reopen(0);
 }
 
-/* A hole in the words, which are stored to through a mapping, would be a fault where the disk is full; one in the ring would
- * cost each commit a change of the file system's own records. */
+/* A hole in the words, which are stored to through a mapping, would be a fault where the disk is full; one in the ring
+ * would cost each commit a change of the file system's own records. */
 static void expect_no_holes(const struct km__header *header) {
     struct os_file *file = NULL;
     must(os_file_open(&file, STAGE_PATH, false));

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Growth of the journal and of the data, step by step: where the grower dies, where the power goes, what others do meanwhile.
+ * Growth of the journal and of the data, step by step: where the grower dies, where the power goes, what others do
+ * meanwhile.
  */
 #include "stage.h"
 

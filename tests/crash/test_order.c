@@ -32,8 +32,8 @@ static void expect_generation(km_map *map, uint64_t generation) {
 
 /* ---- whole pages ------------------------------------------------------------------------------------------------- */
 
-/* A lazy committer dies after its frame is appended, before it says that it is visible; a checkpoint chooses that frame as
- * its target, and cannot sync it, because somebody else's sync takes long, and then fails. */
+/* A lazy committer dies after its frame is appended, before it says that it is visible; a checkpoint chooses that frame
+ * as its target, and cannot sync it, because somebody else's sync takes long, and then fails. */
 static void a_target_that_is_not_durable_is_shown_to_nobody(void **state) {
     (void)state;
     os_sim_reset(1);
@@ -223,7 +223,8 @@ static int want_checkpoint(void *context, uint64_t done, uint64_t total, const s
     return 0;
 }
 
-/* A checkpoint that waits for CHECKPOINT gets it between two chunks, because the verification rests before it asks again. */
+/* A checkpoint that waits for CHECKPOINT gets it between two chunks, because the verification rests before it asks
+ * again. */
 static void a_verification_rests_between_chunks_if_a_checkpoint_waits(void **state) {
     (void)state;
     os_sim_reset(1);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * Power cuts, on the simulated system (support/os_sim.h). A seeded script of commits (durable, lazy, declared, larger than the
- * journal, growing), checkpoints, syncs, reads and reopenings runs once; at every sync of it, and at a part of the other
- * steps, the state of the machine is saved. From each state come several images of what the disk may hold: nothing that was
- * not synced, all of it, and random parts. Each image is opened and must show exactly one generation, byte for byte, no
- * older than the newest that was known to be durable when the power went, with all checksums right.
+ * Power cuts, on the simulated system (support/os_sim.h). A seeded script of commits (durable, lazy, declared, larger
+ * than the journal, growing), checkpoints, syncs, reads and reopenings runs once; at every sync of it, and at a part of
+ * the other steps, the state of the machine is saved. From each state come several images of what the disk may hold:
+ * nothing that was not synced, all of it, and random parts. Each image is opened and must show exactly one generation,
+ * byte for byte, no older than the newest that was known to be durable when the power went, with all checksums right.
  *
  * The processes die at steps of the same scripts, too, and syncs are made to fail.
  *
@@ -243,8 +243,8 @@ static void save_step(void *context, enum os_sim_operation operation, uint64_t s
     }
 }
 
-/* The processes die, the machine goes on: lazy commits are there, too. What the next session shows is durable by then: the
- * power goes at some step of its checkpoint, and nothing is missing. */
+/* The processes die, the machine goes on: lazy commits are there, too. What the next session shows is durable by then:
+ * the power goes at some step of its checkpoint, and nothing is missing. */
 static void die_at(struct script *script, const struct point *point, uint64_t image_seed) {
     os_sim_kill(point->state);
     km_map *map = open_image(script, 0, point->bounds.may_be_missing);
@@ -296,7 +296,8 @@ static void no_death_of_all_processes_loses_an_acknowledged_commit(void **state)
 
 /* ---- failed syncs ------------------------------------------------------------------------------------------------ */
 
-/* After the failure: nobody commits any more, and readers see a whole generation that is not older than the durable one. */
+/* After the failure: nobody commits any more, and readers see a whole generation that is not older than the durable
+ * one. */
 static void expect_poisoned(struct script *script) {
     script_end_reading(script);
     for (int which = 0; which < HANDLES; which++) {

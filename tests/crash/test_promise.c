@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What calls promise when something is in their way, on the simulated system (support/os_sim.h): a refused write, a lock
- * that stays taken, a session that nobody ended.
+ * What calls promise when something is in their way, on the simulated system (support/os_sim.h): a refused write, a
+ * lock that stays taken, a session that nobody ended.
  */
 #include "map/map.h"
 #include "support/check.h"

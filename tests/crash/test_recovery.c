@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the next one makes of it: a handle dies at each single step of a checkpoint, and the session goes on without it; or all
- * of them die, or a sync fails, or the power goes, and somebody else opens the map.
+ * What the next one makes of it: a handle dies at each single step of a checkpoint, and the session goes on without it;
+ * or all of them die, or a sync fails, or the power goes, and somebody else opens the map.
  */
 #include "stage.h"
 
@@ -74,8 +74,8 @@ static void save_checkpoint(km_map *map, struct stage_saved *saved) {
     assert_in_range(saved->count, 8, STEPS - 1);
 }
 
-/* The last frame is damaged, and no later one says that it was durable: either home has nothing of it, and the map is at the
- * commit before, or the header says that it has. */
+/* The last frame is damaged, and no later one says that it was durable: either home has nothing of it, and the map is
+ * at the commit before, or the header says that it has. */
 static void a_mixture_is_never_shown_as_a_commit(void **state) {
     (void)state;
     static const uint32_t kinds[] = {0, KM_FULL_PAGES};
@@ -170,8 +170,8 @@ static void two_slots_are_never_torn_wherever_a_checkpointer_died(void **state) 
 
 /* ---- the clean flag ---------------------------------------------------------------------------------------------- */
 
-/* A map that was closed clean has nothing in its journal. The first frame of a session is damaged, which only the later one
- * can tell; who believes the flag shows an older state. */
+/* A map that was closed clean has nothing in its journal. The first frame of a session is damaged, which only the later
+ * one can tell; who believes the flag shows an older state. */
 static void a_map_is_not_clean_from_the_first_frame_on(void **state) {
     (void)state;
     enum { FIRST_OF_SESSION, AFTER_CHECKPOINT, CLOSED_BESIDE_A_READER, KINDS };
@@ -204,8 +204,8 @@ static void a_map_is_not_clean_from_the_first_frame_on(void **state) {
 
 #define LARGE_RING (8 * STAGE_RING)
 
-/* The power goes at each step of a checkpoint and garbles what was being written: every page can be rebuilt, because the
- * first frame behind the checkpoint before has it whole. */
+/* The power goes at each step of a checkpoint and garbles what was being written: every page can be rebuilt, because
+ * the first frame behind the checkpoint before has it whole. */
 static void expect_garbled_pages_to_be_rebuilt(km_map *checkpointer, uint64_t generation) {
     struct stage_saved saved;
     save_checkpoint(checkpointer, &saved);
@@ -305,7 +305,8 @@ static void a_target_is_not_chosen_behind_the_writers_back(void **state) {
     }
 }
 
-/* A recovery computes checksums anew that a garbled sector may have taken with it; damage of the page itself gets none. */
+/* A recovery computes checksums anew that a garbled sector may have taken with it; damage of the page itself gets
+ * none. */
 static void damage_beside_a_checkpoint_in_progress_is_told(void **state) {
     (void)state;
     enum { NEIGHBOUR = 5 };

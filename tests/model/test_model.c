@@ -3,11 +3,12 @@
  * Random operations on a few handles of one map, beside a plain array that says what each generation must look like.
  *
  * One thread drives all handles, so the outcome of nearly every call is known in advance: which generation a begin must
- * show, byte for byte; whether a commit makes a generation; when a second writer gets KM_EBUSY. Where two outcomes are right
- * (a commit while others hold snapshots can find the journal full), the test accepts both, and checks that the handle is
- * then in the state that its documentation promises.
+ * show, byte for byte; whether a commit makes a generation; when a second writer gets KM_EBUSY. Where two outcomes are
+ * right (a commit while others hold snapshots can find the journal full), the test accepts both, and checks that the
+ * handle is then in the state that its documentation promises.
  *
- * A run is 10,000 steps of one seed. Each test runs one seed after another for some seconds; KEEPMAP_SEED runs one alone.
+ * A run is 10,000 steps of one seed. Each test runs one seed after another for some seconds; KEEPMAP_SEED runs one
+ * alone.
  */
 #include "support/scratch.h"
 #include "world.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the model test knows: the array that the newest generation must equal, what each handle must see, and what was done
- * last, for the report when something is wrong.
+ * What the model test knows: the array that the newest generation must equal, what each handle must see, and what was
+ * done last, for the report when something is wrong.
  */
 #ifndef KM_TESTS_WORLD_H
 #define KM_TESTS_WORLD_H

@@ -63,7 +63,8 @@ static int use_in_child(void *context) {
     return 0;
 }
 
-/* Opens the file in a process of its own; the result of km_open(). `what` is told when it crashes or changes the file. */
+/* Opens the file in a process of its own; the result of km_open(). `what` is told when it crashes or changes the
+ * file. */
 int attempt_file(const char *path, uint32_t flags, const char *what) {
     struct scratch_image before = {0};
     struct stat status;

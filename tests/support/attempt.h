@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Trying bad files: each is opened, and all done with it that a program may do, in a process of its own, so that a crash is
- * told with what caused it; and what was refused must not have been changed.
+ * Trying bad files: each is opened, and all done with it that a program may do, in a process of its own, so that a
+ * crash is told with what caused it; and what was refused must not have been changed.
  */
 #ifndef KM_TESTS_ATTEMPT_H
 #define KM_TESTS_ATTEMPT_H
@@ -34,7 +34,8 @@ void attempt_start(void);
 /** In this process: open the file of the attempt and do all that a program may do. */
 void attempt_use(void);
 
-/** In a process of its own: the result of km_open(). `what` is told when it crashes, or changes a file that it refused. */
+/** In a process of its own: the result of km_open(). `what` is told when it crashes, or changes a file that it
+ *  refused. */
 int attempt_file(const char *path, uint32_t flags, const char *what);
 
 /** The file is refused with `expected`, however it is opened. */
@@ -50,7 +51,8 @@ struct field {
     int geometry; /* a value far out of range must be refused */
 };
 
-/** The values that are tried in the place of `value`: `which` from 0 to ATTEMPT_VALUES - 1, the last ones far out of range. */
+/** The values that are tried in the place of `value`: `which` from 0 to ATTEMPT_VALUES - 1, the last ones far out of
+ *  range. */
 #define ATTEMPT_VALUES 15u
 #define ATTEMPT_FIRST_FAR_VALUE 12u
 uint64_t attempt_value(unsigned which, uint64_t value);

@@ -4,12 +4,12 @@
  *
  *  - The head counts commits; every commit adds one, so the count equals the generation.
  *  - Accounts, spread over many pages: each commit moves money between some of them, and their sum stays the same.
- *  - Each writer has a sequence number and an area of pages. Its n-th commit rewrites a random choice of them, whole, with a
- *    pattern made from n; its record carries a sum over the numbers that its pages are at.
+ *  - Each writer has a sequence number and an area of pages. Its n-th commit rewrites a random choice of them, whole,
+ *    with a pattern made from n; its record carries a sum over the numbers that its pages are at.
  *
- * Beside the map stands a ledger in shared memory, which outlives a killed process: what each writer attempted, what was
- * acknowledged to it, and the newest that anybody has seen. A writer's number in the map may never be below what was
- * acknowledged or seen before the snapshot began, nor above what was attempted.
+ * Beside the map stands a ledger in shared memory, which outlives a killed process: what each writer attempted, what
+ * was acknowledged to it, and the newest that anybody has seen. A writer's number in the map may never be below what
+ * was acknowledged or seen before the snapshot began, nor above what was attempted.
  */
 #ifndef KM_TESTS_BANK_H
 #define KM_TESTS_BANK_H

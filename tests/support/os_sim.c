@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * The simulated machine: its files and names, the points where its power can be cut, and what it is after a cut. The calls
- * of os.h that reach files are in os_sim_file.c, mappings in os_sim_mapping.c, locks, time and chance in os_sim_lock.c.
+ * The simulated machine: its files and names, the points where its power can be cut, and what it is after a cut. The
+ * calls of os.h that reach files are in os_sim_file.c, mappings in os_sim_mapping.c, locks, time and chance in
+ * os_sim_lock.c.
  */
 #include "os_sim.h"
 
@@ -301,7 +302,8 @@ uint64_t os_sim_state_pending(const struct os_sim_state *state) {
 
 /* ---- starting ---------------------------------------------------------------------------------------------------- */
 
-/* Forget all files, names and what is armed. Handles and mappings of before keep their own files until they are closed. */
+/* Forget all files, names and what is armed. Handles and mappings of before keep their own files until they are
+ * closed. */
 static void clear(void) {
     while (sim.names != NULL) {
         struct sim_name *name = sim.names;

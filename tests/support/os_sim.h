@@ -1,24 +1,27 @@
 /* SPDX-License-Identifier: MIT
  *
- * The simulated system: a third one beside POSIX and Windows that keeps the contract of src/os/os.h, chosen by the linker.
- * It is one machine inside one process, with a disk that can lose power.
+ * The simulated system: a third one beside POSIX and Windows that keeps the contract of src/os/os.h, chosen by the
+ * linker. It is one machine inside one process, with a disk that can lose power.
  *
  * What it keeps apart:
- *  - The page cache of a file is a memory file of the real kernel, so that regions and views are real mappings with real
- *    copy-on-write.
- *  - The disk is kept in sectors of 512 bytes. Everything that was written since a sector was last synced is remembered,
- *    version by version, and after a power cut each sector may hold any of them. The size of a file and its name are kept
- *    the same way. Stores through a writable region are noticed when something is synced, and when the power is cut.
- *  - A sync that was made to fail marks what it covered: the page cache keeps the bytes, the disk may hold them or not, and
- *    later syncs report success without writing them, until they are written again. That is what Linux does.
+ *  - The page cache of a file is a memory file of the real kernel, so that regions and views are real mappings with
+ *    real copy-on-write.
+ *  - The disk is kept in sectors of 512 bytes. Everything that was written since a sector was last synced is
+ *    remembered, version by version, and after a power cut each sector may hold any of them. The size of a file and its
+ *    name are kept the same way. Stores through a writable region are noticed when something is synced, and when the
+ *    power is cut.
+ *  - A sync that was made to fail marks what it covered: the page cache keeps the bytes, the disk may hold them or not,
+ *    and later syncs report success without writing them, until they are written again. That is what Linux does.
  *
- * A *step* is a call that changes a file or syncs it: a write, a resize, an allocation, a clearing, a publication, a sync.
- * os_file_write_durable() is two steps, a write and a sync; os_file_publish() is two, the name and the sync of it. A *sync*
- * is a step that makes something durable. A *point* is the moment before a step takes effect; the power can be cut there.
+ * A *step* is a call that changes a file or syncs it: a write, a resize, an allocation, a clearing, a publication, a
+ * sync. os_file_write_durable() is two steps, a write and a sync; os_file_publish() is two, the name and the sync of
+ * it. A *sync* is a step that makes something durable. A *point* is the moment before a step takes effect; the power
+ * can be cut there.
  *
  * Once the power is cut every step fails with KM_EIO, so that the code under test unwinds by itself; or the test gets
- * control by os_sim_on_cut(), and may longjmp away. Then os_sim_reboot() makes a machine from what the disk may hold. Handles
- * from before it are dead: their steps fail, what they store goes nowhere; close them before or after, or abandon them.
+ * control by os_sim_on_cut(), and may longjmp away. Then os_sim_reboot() makes a machine from what the disk may hold.
+ * Handles from before it are dead: their steps fail, what they store goes nowhere; close them before or after, or
+ * abandon them.
  *
  *     os_sim_reset(seed);
  *     os_sim_cut_at_step(17);
@@ -30,12 +33,13 @@
  *     }
  *     os_sim_state_free(crash);
  *
- * Or, for many points in one run, os_sim_watch() calls the test at every point, which saves the state there, and the run
- * goes on.
+ * Or, for many points in one run, os_sim_watch() calls the test at every point, which saves the state there, and the
+ * run goes on.
  *
- * Time is simulated: a clock that moves a little at each look, and by the whole timeout when a waiter sleeps. Random numbers
- * come from the seed. One thread that runs a script is repeatable to the byte. Several threads are safe. Processes are not
- * simulated, but os_sim_kill() takes all handles' locks away and leaves the page cache, as if their process had been killed.
+ * Time is simulated: a clock that moves a little at each look, and by the whole timeout when a waiter sleeps. Random
+ * numbers come from the seed. One thread that runs a script is repeatable to the byte. Several threads are safe.
+ * Processes are not simulated, but os_sim_kill() takes all handles' locks away and leaves the page cache, as if their
+ * process had been killed.
  */
 #ifndef KM_TESTS_OS_SIM_H
 #define KM_TESTS_OS_SIM_H
@@ -84,15 +88,15 @@ bool os_sim_is_cut(void);
 void os_sim_on_cut(void (*function)(void *context), void *context);
 
 /**
- * Called at every point, before the step takes effect; may call os_sim_save(). Once it has called os_sim_watch() to end the
- * watch, it may also let other handles do something, or longjmp away, as if the process had died. NULL: no more.
+ * Called at every point, before the step takes effect; may call os_sim_save(). Once it has called os_sim_watch() to end
+ * the watch, it may also let other handles do something, or longjmp away, as if the process had died. NULL: no more.
  */
 typedef void os_sim_watcher(void *context, enum os_sim_operation operation, uint64_t step);
 void os_sim_watch(os_sim_watcher *watcher, void *context);
 
 /**
- * Let the `n`-th call of a kind from now on (1: the next one) fail with `code`, as KM_EIO or KM_ENOSPACE; `count` calls in a
- * row, UINT64_MAX: for ever. 0 for `n`: none. Each kind has its own. A LOCK may be made to fail with KM_EBUSY.
+ * Let the `n`-th call of a kind from now on (1: the next one) fail with `code`, as KM_EIO or KM_ENOSPACE; `count` calls
+ * in a row, UINT64_MAX: for ever. 0 for `n`: none. Each kind has its own. A LOCK may be made to fail with KM_EBUSY.
  */
 void os_sim_fail(enum os_sim_operation operation, uint64_t n, uint64_t count, int code);
 
@@ -116,7 +120,8 @@ const char *os_sim_policy_name(enum os_sim_policy policy);
 /** What the machine holds at one moment: disk, page cache, names. */
 struct os_sim_state;
 
-/** A copy of the present state; of the state at the cut if the power is cut. Never NULL: ends the test without memory. */
+/** A copy of the present state; of the state at the cut if the power is cut. Never NULL: ends the test without
+ *  memory. */
 struct os_sim_state *os_sim_save(void);
 void os_sim_state_free(struct os_sim_state *state);
 
@@ -124,20 +129,20 @@ void os_sim_state_free(struct os_sim_state *state);
 uint64_t os_sim_state_pending(const struct os_sim_state *state);
 
 /**
- * The power is back: the machine has what `policy` and `seed` keep of `state` (NULL: of the present one), all of it durable,
- * and no handles. What was armed is disarmed, the counts start anew. `state` can be used again.
+ * The power is back: the machine has what `policy` and `seed` keep of `state` (NULL: of the present one), all of it
+ * durable, and no handles. What was armed is disarmed, the counts start anew. `state` can be used again.
  */
 void os_sim_reboot(const struct os_sim_state *state, enum os_sim_policy policy, uint64_t seed);
 
 /**
- * The processes were killed, but the machine goes on: the machine has `state` (NULL: the present one), page cache, unsynced
- * bytes and failed syncs included, and no handles or locks. Otherwise as os_sim_reboot().
+ * The processes were killed, but the machine goes on: the machine has `state` (NULL: the present one), page cache,
+ * unsynced bytes and failed syncs included, and no handles or locks. Otherwise as os_sim_reboot().
  */
 void os_sim_kill(const struct os_sim_state *state);
 
 /**
- * The kernel lets go of clean pages: what a failed sync left in the page cache, and nothing wrote since, shows what the disk
- * holds, which `seed` decides, sector by sector.
+ * The kernel lets go of clean pages: what a failed sync left in the page cache, and nothing wrote since, shows what the
+ * disk holds, which `seed` decides, sector by sector.
  */
 void os_sim_evict(uint64_t seed);
 

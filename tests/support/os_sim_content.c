@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The content of one simulated file: see os_sim_content.h. Pages stand in a hash table by number; each of a page's sectors
- * has a list of the versions that were written after it was last synced.
+ * The content of one simulated file: see os_sim_content.h. Pages stand in a hash table by number; each of a page's
+ * sectors has a list of the versions that were written after it was last synced.
  */
 #include "os_sim_content.h"
 
@@ -308,8 +308,8 @@ bool sim_choice_keeps(const struct sim_choice *choice, uint64_t write) {
     }
 }
 
-/* The version of a sector that the disk holds; NULL: the one that was synced last. What chance decides depends on where the
- * sector is, not on the order in which sectors are looked at. */
+/* The version of a sector that the disk holds; NULL: the one that was synced last. What chance decides depends on where
+ * the sector is, not on the order in which sectors are looked at. */
 static const struct sim_version *choose_version(const struct sim_page *page, unsigned sector,
                                                 const struct sim_choice *choice) {
     const struct sim_pending *pending = &page->pending[sector];

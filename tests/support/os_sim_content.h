@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The content of one simulated file: what the disk holds for certain, and what was written since. Plain memory, no calls
- * into any system but for memory itself; without memory the test ends.
+ * The content of one simulated file: what the disk holds for certain, and what was written since. Plain memory, no
+ * calls into any system but for memory itself; without memory the test ends.
  */
 #ifndef KM_TESTS_OS_SIM_CONTENT_H
 #define KM_TESTS_OS_SIM_CONTENT_H
@@ -70,8 +70,8 @@ void sim_content_sync(struct sim_content *content, uint64_t offset, uint64_t len
 /** The same failed. */
 void sim_content_fail(struct sim_content *content, uint64_t offset, uint64_t length);
 
-/** Drop versions that failed syncs left as the newest, in favour of what `seed` says that the disk holds. Calls `changed` for
- *  each sector. */
+/** Drop versions that failed syncs left as the newest, in favour of what `seed` says that the disk holds. Calls
+ *  `changed` for each sector. */
 typedef void sim_sector_function(void *context, uint64_t offset, const unsigned char *bytes);
 void sim_content_evict(struct sim_content *content, uint64_t seed, sim_sector_function *changed, void *context);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the files of the simulated system share: the machine, its files and handles, and the point that every call passes.
+ * What the files of the simulated system share: the machine, its files and handles, and the point that every call
+ * passes.
  */
 #ifndef KM_TESTS_OS_SIM_MACHINE_H
 #define KM_TESTS_OS_SIM_MACHINE_H
@@ -70,8 +71,8 @@ struct sim_machine {
 extern struct sim_machine sim;
 
 /**
- * Every call passes here first, with the mutex held. 0: go on; else the error to return. Steps may find that the power is
- * cut, that it is cut now, or that their handle is dead. The mutex is let go of while the test's functions run.
+ * Every call passes here first, with the mutex held. 0: go on; else the error to return. Steps may find that the power
+ * is cut, that it is cut now, or that their handle is dead. The mutex is let go of while the test's functions run.
  */
 int sim_pass(enum os_sim_operation operation, uint64_t epoch, const char *path);
 

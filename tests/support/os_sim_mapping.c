@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Mappings of the simulated system. Views and memory are those of Linux, over the memory file that is the page cache; only
- * regions differ, because the machine must know where stores can come from.
+ * Mappings of the simulated system. Views and memory are those of Linux, over the memory file that is the page cache;
+ * only regions differ, because the machine must know where stores can come from.
  */
 #include "os/os_descriptor_posix.c"
 #include "os/os_look_linux.c"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The test's directory and its files: see scratch.h. Uses the system directly, not src/os: what it does to files is what a
- * stranger would do, and it must work in programs that are linked with the simulated system.
+ * The test's directory and its files: see scratch.h. Uses the system directly, not src/os: what it does to files is
+ * what a stranger would do, and it must work in programs that are linked with the simulated system.
  */
 #include "scratch.h"
 

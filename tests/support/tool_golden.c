@@ -4,11 +4,12 @@
  *
  *     tool_golden DIRECTORY        (make golden)
  *
- * For each golden file that it makes it prints the row of tests/compat/test_compat.c that says what the file holds, taken
- * not from the library but from an array that stands beside the map. A file that is there stays as it is: see data/README.md.
+ * For each golden file that it makes it prints the row of tests/compat/test_compat.c that says what the file holds,
+ * taken not from the library but from an array that stands beside the map. A file that is there stays as it is: see
+ * data/README.md.
  *
- * Runs on the simulated system (os_sim.h), whose clock and chance come from a seed: the same library makes the same bytes
- * (compressed frames also depend on zlib), and a session can end by a kill or a power cut at any step.
+ * Runs on the simulated system (os_sim.h), whose clock and chance come from a seed: the same library makes the same
+ * bytes (compressed frames also depend on zlib), and a session can end by a kill or a power cut at any step.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -153,7 +154,8 @@ static struct image close_cleanly(struct story *story) {
     return take_image();
 }
 
-/* What a killed session leaves says in control which system it ran on: here, the one whose maps these are to stand for. */
+/* What a killed session leaves says in control which system it ran on: here, the one whose maps these are to stand
+ * for. */
 static void become_linux(struct image *image) {
     static const uint32_t linux_system = 1;
     unsigned char *control = image->bytes + KM__CONTROL_OFFSET;
@@ -194,7 +196,8 @@ static struct km__frame_head *find_frame(const struct image *image, uint64_t gen
 
 typedef bool judge(const struct story *story, const struct image *image);
 
-/* The pages of home, by whether they are as before the checkpoint or as after it; pages that are the same do not count. */
+/* The pages of home, by whether they are as before the checkpoint or as after it; pages that are the same do not
+ * count. */
 struct mixture {
     unsigned old, new, torn;
 };
@@ -238,8 +241,8 @@ static void tell_until_checkpoint(struct story *story) {
 }
 
 /*
- * Tell the story, end its session at some step of a checkpoint, and do so until `is_wanted` is content. Without `power` only the
- * process dies, and what it wrote is there; else each sector that was not synced is there or not.
+ * Tell the story, end its session at some step of a checkpoint, and do so until `is_wanted` is content. Without `power`
+ * only the process dies, and what it wrote is there; else each sector that was not synced is there or not.
  */
 static struct image end_in_checkpoint(struct story *story, bool power, judge *is_wanted) {
     for (uint64_t step = 1; step < 100; step++) {

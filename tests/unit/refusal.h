@@ -16,8 +16,8 @@
 void refusal_run(int (*child)(void *context), void *context);
 
 /**
- * From now on the system call `number` fails with `error` when its argument `argument` (0 to 5) has all bits of `mask`. A
- * mask of 0: always. False if the system does not let us.
+ * From now on the system call `number` fails with `error` when its argument `argument` (0 to 5) has all bits of `mask`.
+ * A mask of 0: always. False if the system does not let us.
  */
 bool refuse_call(long number, unsigned argument, uint32_t mask, int error);
 

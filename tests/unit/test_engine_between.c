@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What others do between two calls of the system while a map is opened: the path gets another file before the first lock, and
- * both header slots are caught while they are being written.
+ * What others do between two calls of the system while a map is opened: the path gets another file before the first
+ * lock, and both header slots are caught while they are being written.
  *
  * This program has an fcntl() and a pread() of its own, which let it happen just then.
  */

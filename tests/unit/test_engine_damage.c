@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Damage: verify finds a flipped bit wherever it is and names the place, and no commit or checkpoint gives damaged bytes a
- * good checksum.
+ * Damage: verify finds a flipped bit wherever it is and names the place, and no commit or checkpoint gives damaged
+ * bytes a good checksum.
  */
 #include <signal.h>
 
@@ -245,7 +245,8 @@ static int commit_three_and_die(void *context) {
     return 0;
 }
 
-/* The second of three durable commits rots: what follows it says that it was durable, so this is damage, not a torn end. */
+/* The second of three durable commits rots: what follows it says that it was durable, so this is damage, not a torn
+ * end. */
 static void a_rotten_durable_commit_is_damage_and_no_older_state(void **state) {
     (void)state;
     const char *path = make_map("durable", KM_CHECKSUM_CRC32C);

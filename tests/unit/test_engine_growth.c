@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Growth beside what others left behind: a grower that died before it told the session, bytes behind the end of the file
- * and behind the end of the data. And what a checkpoint may expect of a verification.
+ * Growth beside what others left behind: a grower that died before it told the session, bytes behind the end of the
+ * file and behind the end of the data. And what a checkpoint may expect of a verification.
  */
 #include <signal.h>
 

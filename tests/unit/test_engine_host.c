@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the world around a handle does to it: fork, files removed, replaced or cut short, descriptors closed by the program,
- * full disks.
+ * What the world around a handle does to it: fork, files removed, replaced or cut short, descriptors closed by the
+ * program, full disks.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * A hostile or broken peer: header slots that contradict what a handle has mapped, and shared words that hold anything. A
- * handle may refuse, wait out its time or report damage; it never leaves its mappings, and what it has acknowledged is
- * there after its process was killed.
+ * A hostile or broken peer: header slots that contradict what a handle has mapped, and shared words that hold anything.
+ * A handle may refuse, wait out its time or report damage; it never leaves its mappings, and what it has acknowledged
+ * is there after its process was killed.
  */
 #include <signal.h>
 #include <sys/mman.h>

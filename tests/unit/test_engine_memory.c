@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * What keepmap.h promises when memory is short: a commit is all or nothing whichever allocation fails, an error leaves the
- * transaction whole, abort and the search for stray stores forget nothing, and a checkpoint takes bounded memory.
+ * What keepmap.h promises when memory is short: a commit is all or nothing whichever allocation fails, an error leaves
+ * the transaction whole, abort and the search for stray stores forget nothing, and a checkpoint takes bounded memory.
  *
- * This program has a realloc() of its own, which every growing list of the engine goes through, and which can be told to
- * fail once. Each test fails the first call, then the second, and so on, until a run comes through without a failure.
+ * This program has a realloc() of its own, which every growing list of the engine goes through, and which can be told
+ * to fail once. Each test fails the first call, then the second, and so on, until a run comes through without a
+ * failure.
  */
 #include <dlfcn.h>
 #include <stdbool.h>
@@ -83,8 +84,8 @@ static unsigned read_by(km_map *map, unsigned value) {
 
 typedef bool attempt_function(km_map *writer, km_map *other, unsigned call);
 
-/* Run `attempt` with a new writer, whose lists are all still empty, and each call of realloc() failing once; `call` is a
- * value that nobody has stored yet. It tells whether the call came. */
+/* Run `attempt` with a new writer, whose lists are all still empty, and each call of realloc() failing once; `call` is
+ * a value that nobody has stored yet. It tells whether the call came. */
 static void sweep_tracker(const char *tracker, uint32_t flags, attempt_function *attempt) {
     setenv("KEEPMAP_TRACKER", tracker, 1);
     const char *path = scratch_path("memory-%s.km", tracker);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * A handle without write permission that is overtaken: between its look at the header and its lock a checkpoint goes by,
- * and the journal is used again. It looks again, and tells of no damage.
+ * A handle without write permission that is overtaken: between its look at the header and its lock a checkpoint goes
+ * by, and the journal is used again. It looks again, and tells of no damage.
  *
  * This program has an fcntl() of its own, through which all locks are taken, and which can let the others go first just
  * before a chosen lock.

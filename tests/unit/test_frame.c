@@ -2,6 +2,7 @@
  *
  * Frames as commits write them: what is built is what is read, in no more bytes than promised.
  */
+#include <inttypes.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -74,6 +75,69 @@ static void what_is_built_compressed_is_read(void **state) {
 static void what_is_built_of_whole_pages_is_read(void **state) {
     (void)state;
     round_trips(false, true);
+}
+
+/* The bytes of the block in docs/format.md that starts with `0000`. */
+static size_t read_example(unsigned char *bytes, size_t room, char *tail, size_t tail_size) {
+    FILE *document = fopen("docs/format.md", "r"); /* tests run at the top of the tree */
+    assert_non_null(document);
+    char line[256];
+    size_t count = 0;
+    bool inside = false;
+    tail[0] = '\0';
+    while (fgets(line, sizeof line, document) != NULL) {
+        unsigned offset;
+        int used = 0;
+        if (sscanf(line, "%4x  %n", &offset, &used) == 1 && used == 6 && offset == count && offset % 16 == 0) {
+            const char *next = line + used;
+            for (unsigned value; count < room && sscanf(next, "%2x%n", &value, &used) == 1 && used == 2;) {
+                bytes[count++] = (unsigned char)value;
+                next += 2;
+                if (*next++ != ' ' || *next == ' ')
+                    break;
+            }
+            inside = true;
+        } else if (inside && strncmp(line, "```", 3) == 0) {
+            break;
+        } else if (inside) {
+            strncat(tail, line, tail_size - strlen(tail) - 1);
+        }
+    }
+    fclose(document);
+    return count;
+}
+
+static void the_example_of_the_format_document_is_a_true_frame(void **state) {
+    (void)state;
+    unsigned char written[512], before[KM__PAGE] = {0}, after[KM__PAGE] = {0}, image[KM__PAGE];
+    char tail[512], line[128];
+    const size_t length_written = read_example(written, sizeof written, tail, sizeof tail);
+    struct km__frame_builder builder = {0};
+    struct km__frame_fields fields = {.generation = 1,
+                                      .time_ns = 1700000000000000000u,
+                                      .nonce = 0x1122334455667788,
+                                      .data_size = 5000,
+                                      .process_id = 1234};
+    for (unsigned i = 0; i < 16; i++)
+        fields.uuid[i] = (uint8_t)i;
+    fields.previous_chain = km__frame_first_chain(fields.uuid);
+    memcpy(after + 8, "keep", 4);
+    memcpy(after + 100, "map", 3);
+    km__frame_start(&builder);
+    assert_int_equal(km__frame_add_page(&builder, 1, before, after, 5000 - KM__PAGE, false, image), 1);
+    const uint32_t stored = km__checksum_page(KM_CHECKSUM_CRC32C, image);
+    km__frame_set_stored(&builder, stored);
+    fields.digest = km__digest_mix(1, stored);
+    const unsigned char *bytes;
+    uint64_t length, chain;
+    assert_int_equal(km__frame_finish(&builder, &fields, &bytes, &length, &chain), 0);
+    assert_int_equal(length, length_written);
+    assert_memory_equal(bytes, written, length_written);
+    snprintf(line, sizeof line, "= %016" PRIx64 "\n", fields.previous_chain);
+    assert_non_null(strstr(tail, line));
+    snprintf(line, sizeof line, "= %016" PRIx64 "\n", fields.digest);
+    assert_non_null(strstr(tail, line));
+    km__frame_builder_release(&builder);
 }
 
 static void compression_without_zlib_is_refused(void **state) {
@@ -437,6 +501,7 @@ int main(void) {
         cmocka_unit_test(what_is_built_is_read),
         cmocka_unit_test(what_is_built_compressed_is_read),
         cmocka_unit_test(what_is_built_of_whole_pages_is_read),
+        cmocka_unit_test(the_example_of_the_format_document_is_a_true_frame),
         cmocka_unit_test(compression_without_zlib_is_refused),
         cmocka_unit_test(growth_alone_is_a_frame_without_pages),
         cmocka_unit_test(k_changes_of_8_bytes_on_k_pages_take_at_most_128_and_24_k_bytes),

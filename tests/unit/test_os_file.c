@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Files of the os layer on the real system: creation and publication, refusals, exact reads and writes, space and holes, and
- * what happens where the system lacks something.
+ * Files of the os layer on the real system: creation and publication, refusals, exact reads and writes, space and
+ * holes, and what happens where the system lacks something.
  */
 #include <dirent.h>
 #include <errno.h>

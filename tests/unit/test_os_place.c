@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What the os layer knows of the place where a file lives, on the real system: whether holes take space there, how its name
- * is made durable, and that what is called durable was asked of the system.
+ * What the os layer knows of the place where a file lives, on the real system: whether holes take space there, how its
+ * name is made durable, and that what is called durable was asked of the system.
  */
 #include <errno.h>
 #include <sys/mman.h>

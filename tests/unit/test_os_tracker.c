@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Trackers of the os layer on the real system: whatever stores to a view, each of them finds it, and goes on finding it when
- * the system or the program takes away what it works with.
+ * Trackers of the os layer on the real system: whatever stores to a view, each of them finds it, and goes on finding it
+ * when the system or the program takes away what it works with.
  */
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Bad input: whatever stands in a file, opening it gives a named error or, where the other header slot or the journal saves
- * it, a whole committed state; never a crash, never a hang, and a refused open changes no byte of it.
+ * Bad input: whatever stands in a file, opening it gives a named error or, where the other header slot or the journal
+ * saves it, a whole committed state; never a crash, never a hang, and a refused open changes no byte of it.
  *
  * Everything that opens a bad file does so in a process of its own, so that a crash is told with what caused it.
  */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Bad bytes in good files: a byte flipped in every region, of a map that was closed and of one whose session was killed, and
- * frames whose fields or bodies somebody changed and sealed again. Opening gives a named error or a whole committed state.
+ * Bad bytes in good files: a byte flipped in every region, of a map that was closed and of one whose session was
+ * killed, and frames whose fields or bodies somebody changed and sealed again. Opening gives a named error or a whole
+ * committed state.
  */
 #include <signal.h>
 
