@@ -4,14 +4,14 @@
  *
  *     count MAP TEXT [CHUNK_BYTES [PAUSE_MS]]
  *
- * All that it knows stands in one map: the counts, and how much of the text they stand for. Both change in one commit, so
- * that they always belong together. A worker that is started again reads how far the last commit got and goes on there;
- * nothing is counted twice, and nothing is left out. There is no code for recovery: the first km_open() after a crash does
- * that. Several workers may even share one map; each takes the next chunk.
+ * All that it knows stands in one map: the counts, and how much of the text they stand for. Both change in one commit,
+ * so that they always belong together. A worker that is started again reads how far the last commit got and goes on
+ * there; nothing is counted twice, and nothing is left out. There is no code for recovery: the first km_open() after a
+ * crash does that. Several workers may even share one map; each takes the next chunk.
  *
  * A line ends with a newline character, a word is a run of bytes without white space, letters are those from A to Z.
- * PAUSE_MS makes the worker rest in the middle of each transaction, after its stores and before its commit, which is the
- * worst moment to be killed: `make demo` uses it.
+ * PAUSE_MS makes the worker rest in the middle of each transaction, after its stores and before its commit, which is
+ * the worst moment to be killed: `make demo` uses it.
  */
 #include <ctype.h>
 #include <inttypes.h>
@@ -46,7 +46,8 @@ static void count_bytes(struct counts *counts, const unsigned char *bytes, size_
     counts->bytes += length;
 }
 
-/* One transaction: the next chunk of the text, whole or not at all. 1: counted, 0: the text is at its end, -1: an error. */
+/* One transaction: the next chunk of the text, whole or not at all. 1: counted, 0: the text is at its end,
+ * -1: an error. */
 static int count_chunk(km_map *map, FILE *text, unsigned char *chunk, size_t chunk_size, long pause_ms) {
     if (km_begin(map, KM_WRITE) != 0) {
         return -1;

@@ -87,7 +87,7 @@ int cli_open(struct cli_command *command, km_map **map, struct km_options *optio
 /**
  * Close the map. `done` tells, for the error message, what stands although closing failed. That others kept the map
  * from being marked clean is no error. Returns `status`, how the command went so far; if that is 0 and closing failed,
- * an exit status after the error was printed.
+ * an exit status after the error was printed. A command that has failed already has said why.
  */
 int cli_close(const struct cli_command *command, km_map *map, int status, const char *done);
 

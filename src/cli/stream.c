@@ -103,7 +103,7 @@ uint64_t cli_stream_clock_ns(void) {
 
 int cli_stream_failed(int system_error) {
     if (system_error != EPIPE)
-        fprintf(stderr, "keepmap: cannot write standard output: %s\n",
+        fprintf(stderr, "keepmap: cannot write standard output: %s: see where it is redirected to\n",
                 system_error == 0 ? "an earlier write failed" : strerror(system_error));
     return CLI_SYSTEM;
 }

@@ -20,8 +20,7 @@ int cli_open(struct cli_command *command, km_map **map, struct km_options *optio
 
 int cli_close(const struct cli_command *command, km_map *map, int status, const char *done) {
     const int error = km_close(map);
-    if (error == 0 || error == KM_EBUSY)
+    if (status != CLI_DONE || error == 0 || error == KM_EBUSY)
         return status;
-    const int failed = cli_fail_closing(command, error, done);
-    return status ? status : failed;
+    return cli_fail_closing(command, error, done);
 }

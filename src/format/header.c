@@ -127,7 +127,7 @@ int km__header_layout(struct km__header *header) {
     if (km__header_file_end(header) > KM__SIZE_MAX)
         return km__error(KM_ESIZE,
                          "data of %" PRIu64 " and a journal of %" PRIu64
-                         " bytes make a file above the limit of %" PRIu64 " bytes",
+                         " bytes make a file above the limit of %" PRIu64 " bytes: give smaller ones",
                          header->data_capacity, header->journal_size, KM__SIZE_MAX);
     return 0;
 }
