@@ -97,7 +97,8 @@ static int new_header(const char *path, const struct km_options *options, struct
     if (options->max_size != 0 && options->max_size < options->size)
         return km__error(KM_ESIZE, "%s: max_size is smaller than size", path);
     if (options->size > KM__SIZE_MAX || options->max_size > KM__SIZE_MAX || options->journal_size > KM__SIZE_MAX)
-        return km__error(KM_ESIZE, "%s: sizes end at %llu bytes: give smaller ones", path, (unsigned long long)KM__SIZE_MAX);
+        return km__error(KM_ESIZE, "%s: sizes end at %llu bytes: give smaller ones", path,
+                         (unsigned long long)KM__SIZE_MAX);
     if (options->checksum == KM_CHECKSUM_CRC32 && !km__checksum_available(KM_CHECKSUM_CRC32))
         return km__error(KM_EUNSUPPORTED, "%s: checksum crc32 needs zlib, which this build lacks: use crc32c", path);
     if ((options->flags & KM_COMPRESS) != 0 && !km__zlib_available())

@@ -155,7 +155,7 @@ load helper
     for verb in info log who verify read; do
         run --separate-stderr bash -c '"$0" "$@" >/dev/full' "$KEEPMAP" "$verb" m.km
         same 7 "$status"
-        [[ $stderr == "keepmap: cannot write standard output: No space left on device" ]]
+        [[ $stderr == "keepmap: cannot write standard output: No space left on device: "* ]]
     done
     run bash -c '"$0" --help >/dev/full' "$KEEPMAP"
     same 7 "$status"
