@@ -17,7 +17,9 @@ int km__enter_lost(km_map *map) {
         return km__error(KM_EFORKED, "%s: this handle was inherited by fork: open the map anew in the child",
                          map->path);
     if (atomic_flag_test_and_set_explicit(&map->busy, memory_order_acquire))
-        return km__error(KM_EMISUSE, "%s: another thread is inside a call on this handle: open one handle a thread",
+        return km__error(KM_EMISUSE,
+                         "%s: another call on this handle is under way, in another thread or in this one, which was "
+                         "called from it: open a handle for each",
                          map->path);
     return 0;
 }

@@ -79,6 +79,7 @@ struct km_map {
     struct km__range_list declared;
     struct km__frame_builder builder;
     uint64_t careful;          /* frames up to here may have been told lost to somebody who died: see J9 */
+    size_t trim_retry;         /* places of frames from which forgetting some is tried again */
     uint64_t checkpoint_retry; /* bytes of the journal in use from which a checkpoint is tried again */
 
     /* Handles without write permission. */

@@ -36,6 +36,18 @@ void km__unpin(km_map *map) {
     }
 }
 
+/* Many places of frames that may be reusable: look how many can be forgotten. If a reader holds on to them, not again
+ * before there are many more. */
+static int trim_if_due(km_map *map) {
+    if (map->places.count < PLACES_KEPT)
+        map->trim_retry = PLACES_KEPT;
+    if (map->places.count <= map->trim_retry || map->places.first > km__load(&map->control->checkpointed))
+        return 0;
+    const int result = km__journal_trim(map);
+    map->trim_retry = map->places.count + PLACES_KEPT;
+    return result;
+}
+
 static int refresh_for_reading(km_map *map) {
     struct km__control *control = map->control;
     const bool failed = km__failed(map);
@@ -52,9 +64,7 @@ static int refresh_for_reading(km_map *map) {
     if (result != 0)
         return result;
     km__pin(map, goal);
-    if (map->places.count > PLACES_KEPT && map->places.first <= km__load(&control->checkpointed))
-        return km__journal_trim(map);
-    return 0;
+    return trim_if_due(map);
 }
 
 int km__begin_read(km_map *map) {
@@ -361,6 +371,7 @@ int km__end(km_map *map, bool keep) {
             km__dirty_take_back(map);
         else
             map->stale = true;
+        map->dirty.count = map->declared.count = 0;
         end_write(map);
         return 0;
     }
