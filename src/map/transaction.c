@@ -367,11 +367,12 @@ int km__end(km_map *map, bool keep) {
     if (map->access == KM_WRITE && keep)
         return km__commit_write(map, map->cursor.data_size, km__deadline(map));
     if (map->access == KM_WRITE) {
-        if (km__still_there(map) == 0 && km__dirty_collect(map) == 0)
+        if (km__still_there(map) == 0 && km__dirty_collect(map) == 0) {
             km__dirty_take_back(map);
-        else
+        } else {
             map->stale = true;
-        map->dirty.count = map->declared.count = 0;
+            map->dirty.count = map->declared.count = 0;
+        }
         end_write(map);
         return 0;
     }
