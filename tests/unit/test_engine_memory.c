@@ -94,6 +94,7 @@ static void sweep_tracker(const char *tracker, uint32_t flags, attempt_function 
     unsigned call = 1;
     for (bool failed = true; failed; call++) {
         assert_true(call < SWEEP_END);
+        must(km_checkpoint(other)); /* so that no page is patched by a begin already */
         km_map *writer = check_open(path, 0, flags | KM_LAZY);
         failed = attempt(writer, other, call);
         must(km_close(writer));
