@@ -181,12 +181,15 @@ static void stores_that_were_not_declared_are_not_committed(void **state) {
     must(km_touch(map, 100, 50));
     memset((char *)km_data(map) + 100, 1, 50);
     memset((char *)km_data(map) + 50000, 1, 50);
+    memset((char *)km_data(map) + 3000, 1, 50); /* in a page that is committed */
     must(km_commit(map));
     assert_int_equal(km_generation(map), 1);
     km_map *other = check_open(path, 0, 0);
     expect_byte(other, 100, 1);
     expect_byte(other, 149, 1);
+    expect_byte(other, 3000, 0);
     expect_byte(other, 50000, 0);
+    check_clean(other);
     must(km_close(other));
     must(km_close(map));
     map = check_open(path, 0, 0);
@@ -288,6 +291,23 @@ static void calls_that_do_not_fit_are_refused_and_change_nothing(void **state) {
     must(km_commit(map));
     must_fail(km_commit(map), KM_EMISUSE);
     expect_byte(map, 99, 4);
+    must(km_close(map));
+}
+
+static int begin_inside(void *context, const struct km_log_entry *entry) {
+    (void)entry;
+    must_fail(km_begin(context, KM_READ), KM_EMISUSE);
+    check_detail_contains("another call on this handle");
+    return 0;
+}
+
+/* As a second thread would. */
+static void a_call_inside_a_call_on_the_same_handle_is_refused(void **state) {
+    (void)state;
+    km_map *map = check_open(scratch_path("inside.km"), SIZE, KM_CREATE);
+    check_commit_fill(map, 0, 1, 10);
+    must(km_log(map, begin_inside, map));
+    expect_byte(map, 0, 1);
     must(km_close(map));
 }
 
@@ -415,6 +435,7 @@ int main(void) {
         cmocka_unit_test(a_touch_outside_the_data_is_refused),
         cmocka_unit_test(a_stray_store_is_refused_with_its_offset_and_taken_back),
         cmocka_unit_test(calls_that_do_not_fit_are_refused_and_change_nothing),
+        cmocka_unit_test(a_call_inside_a_call_on_the_same_handle_is_refused),
         cmocka_unit_test(a_second_writer_is_refused_and_readers_are_not),
         cmocka_unit_test(a_waiting_writer_gets_its_turn),
         cmocka_unit_test(small_changes_take_little_of_the_journal),

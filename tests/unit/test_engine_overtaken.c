@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * A handle without write permission that is overtaken: between its look at the header and its lock a checkpoint goes
- * by, and the journal is used again. It looks again, and tells of no damage.
+ * A handle that is overtaken between a look and the lock that it takes then. One without write permission, by a checkpoint
+ * that uses the journal again, or by the end of the session: it looks again, and tells of no damage. One that syncs, by
+ * another one's sync that fails.
  *
  * This program has an fcntl() of its own, through which all locks are taken, and which can let the others go first just
  * before a chosen lock.
@@ -10,6 +11,7 @@
 #include <fcntl.h>
 #include <stdarg.h>
 
+#include "map/map.h"
 #include "support/check.h"
 #include "support/scratch.h"
 
@@ -21,9 +23,10 @@ typedef int fcntl_function(int descriptor, int command, ...);
 
 static void (*overtake)(void); /* called before the lock that the count below comes down to */
 static unsigned locks_to_go;
+static short locks_kind = F_RDLCK;
 
 static void before_lock(int command, const struct flock *lock) {
-    if (locks_to_go == 0 || command != F_OFD_SETLK || lock->l_type != F_RDLCK || lock->l_len != 1)
+    if (locks_to_go == 0 || command != F_OFD_SETLK || lock->l_type != locks_kind || lock->l_len != 1)
         return;
     if (--locks_to_go == 0)
         overtake();
@@ -110,10 +113,56 @@ static void a_reader_that_is_overtaken_before_its_lock_looks_again(void **state)
     }
 }
 
+/* The session ends, and the next to open is about to begin another: its words are not what they were. */
+static void rebuild_control(void) {
+    struct km__control *control = writer->control;
+    os_locks_close(writer->locks);
+    writer->locks = NULL;
+    atomic_store(&control->epoch, 0);
+    atomic_store(&control->durable, 0);
+    atomic_store(&control->visible, 0);
+}
+
+static void a_reader_whose_session_ends_meanwhile_looks_again(void **state) {
+    (void)state;
+    const char *path = scratch_path("session.km");
+    writer = check_open(path, 100000, KM_CREATE);
+    km_map *reader = check_open(path, 0, KM_READONLY);
+    for (int i = 1; i <= 3; i++)
+        check_commit_fill(writer, 0, i, 100);
+    overtake = rebuild_control;
+    locks_to_go = 1;
+    must(km_begin(reader, KM_READ));
+    assert_int_equal(locks_to_go, 0);
+    assert_int_equal(km_generation(reader), 3);
+    assert_int_equal(*(const unsigned char *)km_data(reader), 3);
+    must(km_close(reader));
+}
+
+/* Another handle had SYNC, and its sync failed: what it covered, this one must not take for durable. */
+static void fail_a_sync(void) {
+    atomic_store(&writer->control->failed, 1);
+}
+
+static void a_syncer_that_finds_the_map_poisoned_syncs_nothing(void **state) {
+    (void)state;
+    writer = check_open(scratch_path("poisoned.km"), 100000, KM_CREATE | KM_LAZY);
+    check_commit_fill(writer, 0, 1, 100);
+    overtake = fail_a_sync;
+    locks_kind = F_WRLCK;
+    locks_to_go = 1;
+    must_fail(km_sync(writer), KM_EIO);
+    assert_int_equal(locks_to_go, 0);
+    assert_int_equal(writer->control->durable, 0);
+    must_fail(km_close(writer), KM_EIO);
+}
+
 int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_reader_that_is_overtaken_before_its_lock_looks_again),
+        cmocka_unit_test(a_reader_whose_session_ends_meanwhile_looks_again),
+        cmocka_unit_test(a_syncer_that_finds_the_map_poisoned_syncs_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
