@@ -5,7 +5,7 @@
  * another one's sync that fails.
  *
  * This program has an fcntl() of its own, through which all locks are taken, and which can let the others go first just
- * before a chosen lock.
+ * before a chosen lock; and a pread(), which can let them go on once header slots have been read.
  */
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -44,6 +44,25 @@ __attribute__((visibility("default"))) int fcntl(int descriptor, int command, ..
     va_end(arguments);
     before_lock(command, argument);
     return real(descriptor, command, argument);
+}
+
+typedef ssize_t pread_function(int descriptor, void *bytes, size_t length, off_t offset);
+
+static void (*after_slots)(void); /* called once, when header slots have been read */
+
+__attribute__((visibility("default"))) ssize_t pread(int descriptor, void *bytes, size_t length, off_t offset) {
+    static pread_function *real;
+    if (real == NULL) {
+        void *found = dlsym(RTLD_NEXT, "pread");
+        memcpy(&real, &found, sizeof real);
+    }
+    const ssize_t result = real(descriptor, bytes, length, offset);
+    void (*const function)(void) = after_slots;
+    if (function != NULL && offset == KM__SLOT_A) {
+        after_slots = NULL;
+        function();
+    }
+    return result;
 }
 
 static km_map *writer, *pinner;
@@ -113,6 +132,43 @@ static void a_reader_that_is_overtaken_before_its_lock_looks_again(void **state)
     }
 }
 
+static void fill_the_ring(void) {
+    must(km_checkpoint(writer));
+    for (int i = 6; i < 40; i++) {
+        must(km_begin(writer, KM_WRITE));
+        memset(km_data(writer), i, 8000);
+        if (km_commit(writer) != 0) { /* the pin holds the rest of it */
+            must(km_abort(writer));
+            break;
+        }
+    }
+}
+
+/* Its pin is stored before it looks where to start, so that nothing from there on is overwritten. */
+static void a_view_that_starts_anew_loses_no_frame_to_who_goes_on(void **state) {
+    (void)state;
+    const char *path = scratch_path("anew.km");
+    const struct km_options options = {.struct_size = sizeof options,
+                                       .size = 100000,
+                                       .journal_size = 65536,
+                                       .timeout_ms = 20,
+                                       .flags = KM_CREATE | KM_LAZY};
+    must(km_open(&writer, path, &options));
+    km_map *reader = check_open(path, 0, 0);
+    for (int i = 1; i <= 5; i++)
+        check_commit_fill(writer, 0, i, 4000);
+    reader->stale = true;
+    after_slots = fill_the_ring;
+    must(km_begin(reader, KM_READ));
+    assert_null(after_slots);
+    assert_int_equal(km_generation(reader), km_generation(writer));
+    assert_int_equal(*(const unsigned char *)km_data(reader), km_generation(writer));
+    must(km_abort(reader));
+    check_clean(reader);
+    must(km_close(reader));
+    must(km_close(writer));
+}
+
 /* The session ends, and the next to open is about to begin another: its words are not what they were. */
 static void rebuild_control(void) {
     struct km__control *control = writer->control;
@@ -161,6 +217,7 @@ int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_reader_that_is_overtaken_before_its_lock_looks_again),
+        cmocka_unit_test(a_view_that_starts_anew_loses_no_frame_to_who_goes_on),
         cmocka_unit_test(a_reader_whose_session_ends_meanwhile_looks_again),
         cmocka_unit_test(a_syncer_that_finds_the_map_poisoned_syncs_nothing),
     };
