@@ -144,29 +144,60 @@ static void fill_the_ring(void) {
     }
 }
 
-/* Its pin is stored before it looks where to start, so that nothing from there on is overwritten. */
+static void commit_and_checkpoint(void) {
+    check_commit_fill(writer, 8192, 3, 100);
+    must(km_checkpoint(writer));
+}
+
+/* It moves its lock from where home is to what it shows: the old one goes last. */
+static void a_reader_that_moves_its_lock_is_never_without_one(void **state) {
+    (void)state;
+    for (unsigned before = 1; before <= 2; before++) {
+        const char *path = scratch_path("moves-%u.km", before);
+        writer = check_open(path, 100000, KM_CREATE);
+        km_map *reader = check_open(path, 0, KM_READONLY);
+        check_commit_fill(writer, 0, 1, 100);
+        check_commit_fill(writer, 0, 2, 100);
+        overtake = commit_and_checkpoint;
+        locks_to_go = before;
+        must(km_begin(reader, KM_READ));
+        assert_int_equal(locks_to_go, 0);
+        assert_int_equal(km_generation(reader), before == 1 ? 3 : 2);
+        assert_int_equal(((const unsigned char *)km_data(reader))[8192], before == 1 ? 3 : 0);
+        must(km_close(reader));
+        must(km_close(writer));
+    }
+}
+
+/* A pin is stored before the look where to start, so that nothing from there on is overwritten. After a lock, which comes
+ * too late for that, it looks again. */
 static void a_view_that_starts_anew_loses_no_frame_to_who_goes_on(void **state) {
     (void)state;
-    const char *path = scratch_path("anew.km");
-    const struct km_options options = {.struct_size = sizeof options,
-                                       .size = 100000,
-                                       .journal_size = 65536,
-                                       .timeout_ms = 20,
-                                       .flags = KM_CREATE | KM_LAZY};
-    must(km_open(&writer, path, &options));
-    km_map *reader = check_open(path, 0, 0);
-    for (int i = 1; i <= 5; i++)
-        check_commit_fill(writer, 0, i, 4000);
-    reader->stale = true;
-    after_slots = fill_the_ring;
-    must(km_begin(reader, KM_READ));
-    assert_null(after_slots);
-    assert_int_equal(km_generation(reader), km_generation(writer));
-    assert_int_equal(*(const unsigned char *)km_data(reader), km_generation(writer));
-    must(km_abort(reader));
-    check_clean(reader);
-    must(km_close(reader));
-    must(km_close(writer));
+    for (int locks = 0; locks < 2; locks++) {
+        const char *path = scratch_path("anew-%d.km", locks);
+        const struct km_options options = {.struct_size = sizeof options,
+                                           .size = 100000,
+                                           .journal_size = 65536,
+                                           .timeout_ms = 20,
+                                           .flags = KM_CREATE | KM_LAZY};
+        must(km_open(&writer, path, &options));
+        km_map *reader = check_open(path, 0, locks ? KM_READONLY : 0);
+        for (int i = 1; i <= 5; i++)
+            check_commit_fill(writer, 0, i, 4000);
+        reader->stale = true;
+        overtake = fill_the_ring;
+        locks_to_go = locks ? 1 : 0;
+        after_slots = locks ? NULL : fill_the_ring;
+        must(km_begin(reader, KM_READ));
+        assert_int_equal(locks_to_go, 0);
+        assert_null(after_slots);
+        assert_int_equal(km_generation(reader), km_generation(writer));
+        assert_int_equal(*(const unsigned char *)km_data(reader), km_generation(writer));
+        must(km_abort(reader));
+        check_clean(reader);
+        must(km_close(reader));
+        must(km_close(writer));
+    }
 }
 
 /* The session ends, and the next to open is about to begin another: its words are not what they were. */
@@ -217,6 +248,7 @@ int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_reader_that_is_overtaken_before_its_lock_looks_again),
+        cmocka_unit_test(a_reader_that_moves_its_lock_is_never_without_one),
         cmocka_unit_test(a_view_that_starts_anew_loses_no_frame_to_who_goes_on),
         cmocka_unit_test(a_reader_whose_session_ends_meanwhile_looks_again),
         cmocka_unit_test(a_syncer_that_finds_the_map_poisoned_syncs_nothing),
