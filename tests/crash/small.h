@@ -36,8 +36,8 @@ struct km_info small_info(km_map *map);
 /* What km_verify() reports. */
 struct km_report small_verify(km_map *map);
 
-/* Commits until a small frame fits before the end of the ring, and one of 20000 bytes does not; all of it is home. Returns
- * the generation. */
+/* Commits until a small frame fits before the end of the ring, and one of 20000 bytes does not; all of it is home.
+ * Returns the generation. */
 uint64_t small_come_near_the_end(km_map *map);
 
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Steps that fail, on the simulated system: a full disk, frames that are gone, syncs that fail, and the death of whoever was
- * told of it.
+ * Steps that fail, on the simulated system: a full disk, frames that are gone, syncs that fail, and the death of
+ * whoever was told of it.
  */
 #include "small.h"
 #include "support/scratch.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Handles whose steps overlap, on the simulated system: what one shows while others commit, checkpoint, store and die, and
- * what of the ring may be used again.
+ * Handles whose steps overlap, on the simulated system: what one shows while others commit, checkpoint, store and die,
+ * and what of the ring may be used again.
  */
 #include "small.h"
 #include "support/scratch.h"
@@ -23,8 +23,8 @@ static void a_view_that_starts_anew_keeps_no_private_page(void **state) {
     must(km_close(other));
 }
 
-/* A lazy committer died before it said that its commit is visible. A writer saw it, and aborted: its next read shows the same
- * commit still, which no power cut may take away then. */
+/* A lazy committer died before it said that its commit is visible. A writer saw it, and aborted: its next read shows
+ * the same commit still, which no power cut may take away then. */
 static void what_an_aborted_writer_saw_is_durable_before_it_is_read(void **state) {
     (void)state;
     for (int anew = 0; anew < 2; anew++) {
@@ -70,8 +70,8 @@ static void after_a_failed_sync_readers_go_back_to_the_durable_commit(void **sta
     }
 }
 
-/* A reader shows a commit that was visible and not durable. Its writer dies, the frame is lost, and the next session makes
- * another commit of the same number: it does not become home while the reader reads. */
+/* A reader shows a commit that was visible and not durable. Its writer dies, the frame is lost, and the next session
+ * makes another commit of the same number: it does not become home while the reader reads. */
 static void a_number_that_came_back_changes_no_snapshot(void **state) {
     (void)state;
     for (int alive = 0; alive < 2; alive++) {
@@ -232,7 +232,8 @@ static void no_wait_for_a_lock_is_one_long_sleep(void **state) {
 
 /* ---- the ring ---------------------------------------------------------------------------------------------------- */
 
-/* A handle has stored its pin just after a checkpointer looked at the pins, and still reads the frames that are home. */
+/* A handle has stored its pin just after a checkpointer looked at the pins, and still reads the frames that are
+ * home. */
 static void frames_that_a_begin_still_reads_are_not_overwritten(void **state) {
     (void)state;
     os_sim_reset(1);

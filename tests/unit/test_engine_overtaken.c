@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * A handle that is overtaken between a look and the lock that it takes then. One without write permission, by a checkpoint
- * that uses the journal again, or by the end of the session: it looks again, and tells of no damage. One that syncs, by
- * another one's sync that fails.
+ * A handle that is overtaken between a look and the lock that it takes then. One without write permission, by a
+ * checkpoint that uses the journal again, or by the end of the session: it looks again, and tells of no damage. One
+ * that syncs, by another one's sync that fails.
  *
  * This program has an fcntl() of its own, through which all locks are taken, and which can let the others go first just
  * before a chosen lock; and a pread(), which can let them go on once header slots have been read.
@@ -169,8 +169,8 @@ static void a_reader_that_moves_its_lock_is_never_without_one(void **state) {
     }
 }
 
-/* A pin is stored before the look where to start, so that nothing from there on is overwritten. After a lock, which comes
- * too late for that, it looks again. */
+/* A pin is stored before the look where to start, so that nothing from there on is overwritten. After a lock, which
+ * comes too late for that, it looks again. */
 static void a_view_that_starts_anew_loses_no_frame_to_who_goes_on(void **state) {
     (void)state;
     for (int locks = 0; locks < 2; locks++) {
