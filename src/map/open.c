@@ -23,6 +23,9 @@
  *  O8 Before the first checkpoint of a map its first handle syncs the directory: whoever created it may have died
  *     between giving the file its name and making the name durable, and what is committed now would vanish with the
  *     name.
+ *  O9 Who closes, and may be the last, syncs the journal before it waits for anything: ATTACH or CHECKPOINT may be taken
+ *     for long, by a handle that may only read, and lazy commits would be left to a power cut though everybody has
+ *     closed.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -408,9 +411,8 @@ static int close_last(km_map *map, uint64_t deadline) {
     if (km__failed(map))
         return km__failed_error(map);
     if (atomic_load(&map->control->clean) != 0)
-        return 0; /* nothing was written */
-    /* Durable first: a checkpoint may find CHECKPOINT taken for long. */
-    int result = km__sync_to(map, km__load(&map->control->appended), UINT64_MAX);
+        return 0;                                                                 /* nothing was written */
+    int result = km__sync_to(map, km__load(&map->control->appended), UINT64_MAX); /* O9 */
     if (result == 0)
         result = km__checkpoint(map, deadline, true);
     if (result != 0 || km__load(&map->control->checkpointed) != km__load(&map->control->appended))
@@ -437,7 +439,7 @@ static int detach_writer(km_map *map) {
     if (map->lost)
         return result;
     result = km__lock_wait(map, KM__ATTACH, OS_LOCK_WRITE, deadline);
-    if (result == KM_EBUSY && !km__failed(map)) { /* perhaps the last all the same */
+    if (result == KM_EBUSY && !km__failed(map)) { /* O9: perhaps the last all the same */
         const int synced = km__sync_to(map, km__load(&map->control->appended), UINT64_MAX);
         result = synced != 0 ? synced : result;
     }

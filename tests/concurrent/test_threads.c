@@ -25,7 +25,7 @@ struct actor {
     const char *path;
     struct bank_worker worker;
     _Atomic bool *stop;
-    int failed;
+    _Atomic int failed;
 };
 
 static uint32_t flags_of(enum role role) {
@@ -89,6 +89,21 @@ static void *run(void *context) {
     return NULL;
 }
 
+/* Every writer has committed, readers have seen much, somebody has come anew; or somebody has failed. */
+static bool all_have_worked(struct actor *actors, struct bank_ledger *ledger) {
+    for (uint32_t i = 0; i < THREADS; i++) {
+        if (actors[i].failed) {
+            return true;
+        }
+    }
+    for (uint32_t writer = 0; writer < WRITERS; writer++) {
+        if (ledger->writers[writer].acknowledged == 0) {
+            return false;
+        }
+    }
+    return ledger->snapshots > 10 && ledger->opens > 0;
+}
+
 static void handles_on_threads_are_independent(void **state) {
     (void)state;
     const char *path = scratch_path("threads.km");
@@ -109,7 +124,7 @@ static void handles_on_threads_are_independent(void **state) {
         assert_int_equal(pthread_create(&actors[i].thread, NULL, run, &actors[i]), 0);
     }
     const double begun = scratch_now_s();
-    while (scratch_now_s() - begun < RUN_SECONDS) {
+    while (scratch_now_s() - begun < RUN_SECONDS || !all_have_worked(actors, ledger)) {
         scratch_sleep_ms(20);
     }
     atomic_store(&stop, true);
@@ -128,11 +143,6 @@ static void handles_on_threads_are_independent(void **state) {
     fprintf(stderr, "# %llu commits, %llu snapshots, %llu verifications, %llu opens\n",
             (unsigned long long)ledger->commits, (unsigned long long)ledger->snapshots,
             (unsigned long long)ledger->verifications, (unsigned long long)ledger->opens);
-    for (uint32_t writer = 0; writer < WRITERS; writer++) {
-        assert_true(ledger->writers[writer].acknowledged > 0);
-    }
-    assert_true(ledger->snapshots > 10);
-    assert_true(ledger->opens > 0);
     struct bank_worker last = {.ledger = ledger, .chance = {1}, .map = check_open(path, 0, 0)};
     if (bank_look(&last, 0) != 0) {
         fail_msg("at the end: %s", last.why);
@@ -180,7 +190,7 @@ static void two_threads_that_use_one_handle_are_told_and_do_no_harm(void **state
         assert_int_equal(pthread_create(&threads[i], NULL, use_shared_handle, &use), 0);
     }
     const double begun = scratch_now_s();
-    while (scratch_now_s() - begun < 20 && (use.refused < 100 || scratch_now_s() - begun < 0.3)) {
+    while (use.refused < 100 || scratch_now_s() - begun < 0.3) {
         scratch_sleep_ms(10);
     }
     atomic_store(&use.stop, true);
@@ -188,7 +198,6 @@ static void two_threads_that_use_one_handle_are_told_and_do_no_harm(void **state
         assert_int_equal(pthread_join(threads[i], NULL), 0);
     }
     assert_string_equal(km_error_name(use.unexpected), "KM_OK");
-    assert_true(use.refused >= 100);
     assert_true(use.done > 0);
     km_abort(use.map); /* whichever thread began last may have left a transaction open */
     must(km_begin(use.map, KM_READ));
