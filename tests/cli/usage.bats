@@ -214,7 +214,7 @@ load helper
 }
 
 @test "a progress bar appears on a terminal after a second, and takes itself away" {
-    command -v script >/dev/null || skip "no script(1) to make a terminal"
+    script -qec true /dev/null </dev/null >/dev/null 2>&1 || skip "script(1) is not there, or can make no terminal"
     make_map m.km --size 4M
     local blank
     blank=$'\r'$(printf '%78s' '')$'\r'
