@@ -23,9 +23,9 @@
  *  O8 Before the first checkpoint of a map its first handle syncs the directory: whoever created it may have died
  *     between giving the file its name and making the name durable, and what is committed now would vanish with the
  *     name.
- *  O9 Who closes, and may be the last, syncs the journal before it waits for anything: ATTACH or CHECKPOINT may be
- *     taken for long, by a handle that may only read, and lazy commits would be left to a power cut though everybody
- *     has closed.
+ *  O9 Who closes, and may be the last, makes the journal durable also when it cannot have ATTACH or CHECKPOINT in
+ *     time: a handle that may only read can hold them for long, and lazy commits would be left to a power cut though
+ *     everybody has closed.
  */
 #include <inttypes.h>
 #include <stdlib.h>
