@@ -3,17 +3,23 @@
  * Growth of the journal and of the data.
  *
  * Rules, and the failure that each prevents:
- *  G1 The journal grows at its end, under WRITER and CHECKPOINT, when the frames in use do not wrap: positions stay
- *     what they are, and a walk that knows only the shorter ring misses nothing but frames that came later;
- *     `geometry` in control tells it to look again. The new part is zeros, synced, before both slots say so; both
- *     slots say so before a frame lies there.
- *  G2 A file longer than its header says is a growth that died, not an error.
- *  G3 Growth of the data up to max_size is a commit whose frame carries the new size. What lies in the way of the
- *     new bytes (left by a growth that died, or by regions that moved) is zeroed and synced before that commit.
- *  G4 Beyond max_size the table and the journal move behind everything, which only a handle alone may do: ATTACH
- *     held, no other USER, the journal empty. Until both slots say so the old table and journal stay untouched.
- *  G5 A journal that grew shrinks to its configured length when it is empty and its first handle is alone: slots first,
- *     then the file. A shorter file under a header that says more would be damage.
+ *  G1 [model: ring, growth] The journal grows at its end, under WRITER and CHECKPOINT, when the frames in use do not
+ *     wrap: positions stay what they are, and a walk that knows only the shorter ring misses nothing but frames that
+ *     came later; `geometry` in control tells it to look again. The new part is zeros, synced, before both slots say
+ *     so; both slots say so before a frame lies there.
+ *  G2 [model: growth] A file longer than its header says is a growth that died, not an error.
+ *  G3 [model: growth] Growth of the data up to max_size is a commit whose frame carries the new size. What lies in
+ *     the way of the new bytes (left by a growth that died, or by regions that moved) is zeroed and synced before
+ *     that commit.
+ *  G4 [model: growth] Beyond max_size the table and the journal move behind everything, which only a handle alone may
+ *     do: ATTACH held, no other USER, the journal empty. Until both slots say so the old table and journal stay
+ *     untouched.
+ *  G5 [model: growth] A journal that grew shrinks to its configured length when it is empty and its first handle is
+ *     alone: slots first, then the file. A shorter file under a header that says more would be damage.
+ *  G6 [model: growth] Who meets the geometry of a grower that died before control knew it writes the other slot too
+ *     before a frame relies on it; the first to attach does so for every geometry that the slots do not share.
+ *     Otherwise acknowledged frames hang on one slot, and if that one is damaged, the other tells of an older
+ *     journal.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -76,6 +82,32 @@ static int grow_ring(km_map *map, struct km__slots *slots, uint64_t length) {
     return result;
 }
 
+/* Under WRITER and CHECKPOINT (G6): the newest slot has a geometry that control does not know. The newest is written
+ * again first, because nobody says that it is durable (H1). */
+static int take_over_geometry(km_map *map, struct km__slots *slots) {
+    const struct km__header same = slots->slot[slots->chosen];
+    int result = km__slots_store(map, slots, &same);
+    if (result == 0)
+        result = km__regions_map(map, &slots->slot[slots->chosen]);
+    if (result == 0)
+        km__raise(&map->control->geometry, map->header.geometry);
+    return result;
+}
+
+int km__finish_dead_growth(km_map *map, uint64_t deadline) {
+    if (km__load(&map->control->geometry) >= map->header.geometry)
+        return 0;
+    int result = km__checkpoint_lock(map, deadline);
+    if (result != 0)
+        return result;
+    struct km__slots slots;
+    result = km__slots_load(map, &slots);
+    if (result == 0)
+        result = take_over_geometry(map, &slots);
+    km__checkpoint_unlock(map);
+    return result;
+}
+
 int km__grow_journal(km_map *map, uint64_t length, uint64_t deadline) {
     int result = wait_unwrapped(map, deadline);
     if (result == 0)
@@ -84,11 +116,8 @@ int km__grow_journal(km_map *map, uint64_t length, uint64_t deadline) {
         return result;
     struct km__slots slots;
     result = km__slots_load(map, &slots);
-    if (result == 0 && slots.slot[slots.chosen].geometry != map->header.geometry) {
-        result = km__regions_map(map, &slots.slot[slots.chosen]); /* a grower died before it said so */
-        if (result == 0)
-            km__raise(&map->control->geometry, map->header.geometry);
-    }
+    if (result == 0 && slots.slot[slots.chosen].geometry != map->header.geometry)
+        result = take_over_geometry(map, &slots);
     if (result == 0 && map->header.journal_size < length)
         result = grow_ring(map, &slots, length);
     km__checkpoint_unlock(map);

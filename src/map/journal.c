@@ -291,10 +291,8 @@ int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length,
         result = wipe_head(map, position, result);
     else if (result != 0)
         result = km__sync_failed(map, result);
-    if (result == 0) {
-        km__raise(&control->geometry, map->header.geometry); /* a grower may have died before it said so */
+    if (result == 0)
         km__raise(&control->appended, mine);
-    }
     if (fast && result == 0) {
         sync_end(map);
         km__raise(&control->visible, mine); /* J5 */

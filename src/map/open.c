@@ -52,8 +52,8 @@ static int count_frames(km_map *map, const struct km__header *header, struct km_
 static bool closed_clean(const struct km__slots *slots, const struct km__cursor *end) {
     const struct km__header *a = &slots->slot[0], *b = &slots->slot[1];
     return slots->result[0] == 0 && slots->result[1] == 0 && (a->flags & b->flags & KM__HEADER_CLEAN) != 0 &&
-           a->generation == b->generation && end->generation == a->generation && a->target <= end->generation &&
-           b->target <= end->generation;
+           a->generation == b->generation && a->geometry == b->geometry && end->generation == a->generation &&
+           a->target <= end->generation && b->target <= end->generation;
 }
 
 /* O3. */
@@ -66,12 +66,13 @@ static int check_end(km_map *map, const struct km__header *header, const struct 
 static int write_again(km_map *map, struct km__slots *slots, const struct km__cursor *end) {
     const int other = 1 - slots->chosen;
     int result = 0;
-    if (slots->result[other] == 0 && slots->slot[other].generation == slots->slot[slots->chosen].generation) {
+    if (slots->result[other] == 0 && slots->slot[other].generation == slots->slot[slots->chosen].generation &&
+        slots->slot[other].geometry == slots->slot[slots->chosen].geometry) {
         /* one after the other, so that never both are being written */
         result = km__slots_write_again(map, slots, slots->chosen);
         if (result == 0)
             result = km__slots_write_again(map, slots, other);
-    } else { /* damaged, or older: `checkpointed` is published only with both slots there (C8) */
+    } else { /* damaged, or older: `checkpointed` is published only with both slots there (C8), as are places (G6) */
         const struct km__header same = slots->slot[slots->chosen];
         result = km__slots_store(map, slots, &same);
     }

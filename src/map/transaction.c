@@ -285,6 +285,8 @@ static int write_frame(struct build *build, uint64_t deadline) {
     struct km__cursor after;
     uint64_t length = 0, position = 0;
     int result = km__mark_unclean(map, deadline);
+    if (result == 0)
+        result = km__finish_dead_growth(map, deadline);
     for (;;) {
         if (result == 0)
             result = finish_frame(build, &bytes, &length, &after);

@@ -33,11 +33,15 @@ static int byte_at(km_map *map, uint64_t offset) {
 
 /* ---- a grower that died ------------------------------------------------------------------------------------------ */
 
-/* All that growth of the journal does up to the moment before it raises `geometry` in control. */
-static int grow_journal_and_die(void *context) {
+/* All that growth of the journal does up to the moment before it raises `geometry` in control, or only up to the moment
+ * between its two slots. */
+static int grow_journal_in_slots_and_die(const char *path, int count) {
     km_map *map = NULL;
     const struct km_options options = {.struct_size = sizeof options};
-    child_must(km_open(&map, context, &options));
+    child_must(km_open(&map, path, &options));
+    child_must(km_begin(map, KM_WRITE));
+    ((unsigned char *)km_data(map))[8192] = 1; /* a frame, so that the journal is not empty */
+    child_must(km_commit(map));
     child_must(km_begin(map, KM_WRITE));
     child_must(km__checkpoint_lock(map, km__deadline(map)));
     struct km__slots slots;
@@ -46,9 +50,18 @@ static int grow_journal_and_die(void *context) {
     child_must(km__file_zeros(map->file, km__header_file_end(&header), 3 * header.journal_size));
     header.journal_size *= 4; /* so much that no checkpoint comes before the new part is in use */
     header.geometry++;
-    child_must(km__slots_store_both(map, &slots, &header));
+    for (int i = 0; i < count; i++)
+        child_must(km__slots_store(map, &slots, &header));
     raise(SIGKILL);
     return 0;
+}
+
+static int grow_journal_and_die(void *context) {
+    return grow_journal_in_slots_and_die(context, 2);
+}
+
+static int grow_journal_in_one_slot_and_die(void *context) {
+    return grow_journal_in_slots_and_die(context, 1);
 }
 
 /* Somebody who came later, and maps the longer ring, commits until a frame lies in the new part; the others follow. */
@@ -90,6 +103,30 @@ static void append_junk(const char *path, size_t length) {
     const uint64_t end = scratch_file_size(path);
     for (size_t at = 0; at < length; at += sizeof junk)
         scratch_write(path, end + at, junk, sizeof junk);
+}
+
+/* With others attached the next writer, and with nobody the next recovery, meets the longer ring in one slot. */
+static void a_frame_in_a_longer_ring_is_known_to_both_slots(void **state) {
+    (void)state;
+    for (int attached = 0; attached < 2; attached++) {
+        char *path = scratch_path("one-slot-%d.km", attached);
+        km_map *old = open_small_ring(path, SIZE, 0, KM_CREATE);
+        check_commit_fill(old, 0, 1, 100);
+        if (!attached)
+            must(km_close(old));
+        assert_int_equal(check_in_child(grow_journal_in_one_slot_and_die, path, 20), -SIGKILL);
+        km_map *late = open_small_ring(path, 0, 0, 0);
+        struct km__slots slots;
+        for (int value = 2; late->cursor.position <= RING; value++) {
+            assert_true(value < 40);
+            check_commit_fill(late, 4096, value, 4000);
+        }
+        must(km__slots_load(late, &slots));
+        assert_int_equal(slots.slot[0].journal_size, slots.slot[1].journal_size);
+        must(km_close(late));
+        if (attached)
+            must(km_close(old));
+    }
 }
 
 static void growth_takes_nothing_over_that_lies_behind_the_file(void **state) {
@@ -178,6 +215,7 @@ int main(void) {
     scratch_time_limit(120);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_grower_that_died_before_it_said_so_harms_nobody),
+        cmocka_unit_test(a_frame_in_a_longer_ring_is_known_to_both_slots),
         cmocka_unit_test(growth_takes_nothing_over_that_lies_behind_the_file),
         cmocka_unit_test(growth_shows_the_grower_no_store_behind_the_old_end),
         cmocka_unit_test(a_checkpoint_does_not_wait_for_a_whole_verification),
