@@ -21,6 +21,9 @@
  * | file_mark         | the holder of CHECKPOINT, for as long      | CHECKPOINT                |
  * | suspect           | who finds file_mark set by a dead holder   | CHECKPOINT, atomic maximum|
  * | writer_wanted ... | waiters set it, the releaser clears it     | none                      |
+ * | holder            | live: the holder of WRITER, slot + 1       | WRITER                    |
+ * | boot              | the first to attach                        | ATTACH                    |
+ * | waiting[i / 64]   | bit i: the holder of SLOT + i, in km_wait() | SLOT + i                 |
  * | slot[i]           | the holder of SLOT + i; who clears a dead  | SLOT + i                  |
  *
  * The counters are read with acquire and written with release; the one place that needs more is the handshake between a
@@ -74,9 +77,13 @@ struct km__control {
     _Atomic uint64_t sync_ended;
     _Atomic uint64_t suspect;
     _Atomic uint32_t file_mark;
+    KM__WORD uint32_t holder;
+    _Atomic uint64_t boot[2];
+    KM__WORD uint64_t waiting[KM__SLOTS / 64]; /* see wait.c */
     _Alignas(KM__PAGE) struct km__slot slot[KM__SLOTS];
 };
 static_assert(sizeof(struct km__control) == KM__CONTROL_SIZE, "control fills its region");
+static_assert(KM__SLOTS % 64 == 0, "a bit for each slot");
 static_assert(ATOMIC_LLONG_LOCK_FREE == 2 && ATOMIC_INT_LOCK_FREE == 2, "atomics that work between processes");
 
 /** Raise a counter to at least `value`. */

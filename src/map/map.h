@@ -9,7 +9,10 @@
  *   view.c         view, twin, refresh, snapshot rules  transaction.c  begin, touch, commit, abort
  *   journal.c      the ring: room, append, sync         checkpoint.c   bringing home up to a generation
  *   grow.c         growth of journal and data           verify.c, report.c   verify; info, log, who
- *   handle.c       who may enter a call
+ *   handle.c       who may enter a call             target.c       names of maps
+ *   named.c        maps in the paging file          live.c         live maps: writer's lock, seal
+ *   raw.c          bytes without a header           wait.c         waiting for commits, and waking
+ *   copy.c         copies, and maps made from files
  */
 #ifndef KM_MAP_MAP_H
 #define KM_MAP_MAP_H
@@ -41,8 +44,10 @@ struct km_map {
     uint32_t flags;
     uint32_t timeout_ms;
     bool read_only;
-    bool lost;     /* KM_ESTALE was found: the mappings may have lost their file, and nothing touches them any more */
-    bool has_twin; /* twin and tracking are set up: stores can be told from what is committed */
+    bool raw;       /* no header, no control, no commits: see raw.c */
+    bool named;     /* backed by the paging file: it ends with its last user */
+    bool lost;      /* KM_ESTALE was found: the mappings may have lost their file, and nothing touches them any more */
+    bool has_twin;  /* twin and tracking are set up: stores can be told from what is committed */
 
     struct os_file *file;
     struct os_file_info identity;
@@ -75,6 +80,7 @@ struct km_map {
     } damaged;
 
     enum km_access access;      /* 0: no transaction */
+    bool abandoned;             /* live: this write transaction found its predecessor dead */
     struct km__page_list dirty; /* pages that this transaction may have stored to */
     struct km__range_list declared;
     struct km__frame_builder builder;
@@ -172,8 +178,62 @@ int km__table_digest(km_map *map, uint64_t pages, uint64_t *digest);
 /** Before a recovery syncs: in a map with whole-page frames, entries that a garbled sector took with it. */
 int km__table_mend(km_map *map, const struct km__header *header);
 
+/* ---- target.c ---- */
+int km__target_check(const char *target);
+
+/* ---- named.c: objects backed by the paging file ---- */
+/** Under ATTACH: 1 if somebody uses the object, 0 if nobody does; then its name is taken away, if this handle may. */
+int km__named_is_alive(struct os_file *file, struct os_locks *locks, const char *target, bool writable);
+void km__named_reap(const char *target, uint64_t deadline); /* take the name away if nobody uses it any more */
+void km__named_sweep(void);                                 /* the same for all that are this user's */
+
+/* ---- live.c ---- */
+static inline bool km__is_live(const km_map *map) {
+    return !map->raw && map->header.mode == KM_LIVE;
+}
+/** Under ATTACH, first to attach: control of a live map; the header says "unsealed", durably, when this returns 0. */
+int km__live_rebuild(km_map *map, struct km__slots *slots);
+int km__live_map(km_map *map); /* the shared view */
+int km__live_refresh(km_map *map);
+int km__live_begin(km_map *map, enum km_access access); /* KM_EABANDONED with the transaction open */
+int km__live_end(km_map *map, bool keep);
+int km__live_seal(km_map *map, uint64_t deadline, bool closing);
+int km__live_close(km_map *map, uint64_t deadline); /* under ATTACH, the last that may write */
+int km__live_grow(km_map *map, uint64_t size, uint64_t deadline);
+/** The newest generation as far as anybody can tell without a session. */
+uint64_t km__live_generation(const km_map *map, const struct km__header *header);
+bool km__live_is_abandoned(const km_map *map);
+
+/* ---- raw.c ---- */
+int km__raw_create(struct os_file *file, const struct km_options *options, const char *path);
+int km__raw_attach(km_map *map);
+int km__raw_refuse(km_map *map, const char *what); /* KM_EUNSUPPORTED: `what` needs more than bytes */
+
+/* ---- wait.c ---- */
+void km__publish(km_map *map, uint64_t generation); /* raise `visible`, and wake who waits for it */
+
+/* ---- copy.c ---- */
+/**
+ * Fill the data region of a new map, still without a name, with the bytes of `from`, and its table with their
+ * checksums; header->digest becomes theirs. With `data_offset` in `header` and no table (raw): the bytes alone.
+ */
+int km__copy_from(struct os_file *file, struct km__header *header, struct os_file *from, uint64_t length);
+
+/* ---- report.c ---- */
+/** The newest visible generation for a handle without write permission, when no session lives. */
+int km__newest_generation(km_map *map, uint64_t *generation);
+int km__session_lives(km_map *map, bool *lives);
+
 /* ---- create.c, open.c ---- */
-int km__create(const char *path, const struct km_options *options, bool replace);
+/** A new object, with its name and the locks that keep it alive: ATTACH for writing and USER. */
+struct km__created {
+    struct os_file *file;
+    struct os_locks *locks;
+};
+/** `created` is NULL for files, which are opened anew by their name. */
+int km__create(const char *path, const struct km_options *options, bool replace, struct km__created *created);
+int km__create_empty(struct os_file *file, struct km__header *header);   /* everything but the data: see N1, N2 */
+int km__create_headers(struct os_file *file, struct km__header *header); /* both slots */
 int km__check_options(const struct km_options *options, struct km_options *checked);
 
 /* ---- view.c ---- */

@@ -7,6 +7,11 @@
  * Functions that return int return 0 or a negative KM_E code and leave the system's words, with the path, in the
  * thread's detail (error.h). Offsets and lengths are bytes. Nothing here knows what a map is.
  *
+ * A path that begins with exactly `Local\` or `Global\` names an *object backed by the paging file*: it behaves as a
+ * file that no power cut survives, and that takes no disk. Its bytes live as long as somebody has it open or it has
+ * its name. What stands behind the prefix was checked by the caller to be one plain name. Such a path is taken by
+ * os_file_open(), _create(), _publish(), _sync_name(), _is_at() and _remove().
+ *
  * What a system must keep:
  *  - os_file_write() is seen at once by every os_region and by the clean pages of every os_view of the same file, in
  *    every process (a coherent page cache).
@@ -33,9 +38,18 @@ struct os_file_info {
     uint64_t size;
     uint64_t allocated; /* bytes that it takes on disk */
     uint64_t links;     /* names that it has; 0: it was removed */
+    uint32_t permissions;
 };
 
-/** Open an existing regular file. KM_ENOTFOUND, KM_EACCESS, KM_EDIRECTORY, KM_ENOTMAP (no regular file), KM_ESYSTEM. */
+/** Whether the path names an object backed by the paging file. */
+bool os_path_is_object(const char *path);
+
+/**
+ * Open an existing regular file. KM_ENOTFOUND, KM_EACCESS, KM_EDIRECTORY, KM_ENOTMAP (no regular file), KM_ESYSTEM.
+ * For an object also KM_EACCESS if its name is taken by something that was not put there by its rightful owner in the
+ * usual way (a symbolic link, a second name, another user's entry among one's own), and KM_EUNSUPPORTED where the
+ * system has no such objects; the detail says which and where.
+ */
 int os_file_open(struct os_file **file, const char *path, bool writable);
 
 /**
@@ -54,6 +68,9 @@ int os_file_publish(struct os_file *file, const char *path, bool replace);
 /** Make it durable that `path` names the file: for a file whose publisher may have died before its directory was
  *  synced. */
 int os_file_sync_name(struct os_file *file, const char *path);
+
+/** Take the name `path` away from the file; 0 also if it names another file, or none. KM_EACCESS. */
+int os_file_remove(struct os_file *file, const char *path);
 
 void os_file_close(struct os_file *file); /* NULL allowed */
 
@@ -100,6 +117,34 @@ int os_file_next_data(struct os_file *file, uint64_t offset, uint64_t end, uint6
  */
 bool os_file_holes_take_space(struct os_file *file);
 
+/** Whether nothing of the file survives the machine (an object): all syncs of it are nothing, and succeed. */
+bool os_file_is_volatile(const struct os_file *file);
+
+/**
+ * Let a range of `to` share the blocks of a range of `from`, as a copy that takes neither space nor time. Both files
+ * were written through this interface or synced before. KM_EUNSUPPORTED where the file system cannot, or cannot with
+ * these ranges: the caller copies the bytes. KM_ENOSPACE, KM_EIO.
+ */
+int os_file_clone_range(struct os_file *from, uint64_t from_offset, struct os_file *to, uint64_t to_offset,
+                        uint64_t length);
+
+/**
+ * From now on a fault in a mapping of this file (regions and views mapped after this call), because the file was cut
+ * short or the disk cannot deliver, does not end the process: from the page that faulted to the end of that mapping
+ * there are private zeros instead, and os_file_faulted() tells. Faults elsewhere go to the handler that was there
+ * before. KM_ENOMEM if the process guards too many mappings already; mapping may then fail with it too.
+ */
+int os_file_guard(struct os_file *file);
+bool os_file_faulted(const struct os_file *file);
+
+/**
+ * Call `each` with the target (`Local\NAME`, `Global\NAME`) of every entry where objects of this user, and of all, are
+ * kept, whatever it is, in the order of names. The result is no error but stops the walk when not 0. It may remove
+ * entries.
+ */
+typedef int os_objects_function(void *context, const char *target);
+int os_objects_list(os_objects_function *each, void *context);
+
 /* ---- shared mappings --------------------------------------------------------------------------------------------- */
 
 /** A shared mapping of a part of a file. Not inherited by fork, not in core dumps. Fill with zeros before first use. */
@@ -120,7 +165,13 @@ int os_region_sync(struct os_region *region, uint64_t offset, uint64_t length);
 
 void os_region_unmap(struct os_region *region);
 
-/* ---- views: private copy-on-write mappings ----------------------------------------------------------------------- */
+/* ---- views ------------------------------------------------------------------------------------------------------- */
+
+enum os_view_kind {
+    OS_VIEW_PRIVATE,         /* copy-on-write: stores are the handle's own */
+    OS_VIEW_SHARED,          /* stores go to the file, and are seen at once by everybody who maps it */
+    OS_VIEW_SHARED_READ_ONLY /* the same without permission to store */
+};
 
 /** How pages that were stored to are found. */
 enum os_tracker {
@@ -131,12 +182,14 @@ enum os_tracker {
 };
 
 /**
- * A private copy-on-write mapping of a part of a file: clean pages show the file, pages that were stored to are the
- * handle's own. Its address never changes; it maps `length` bytes and grows by a tail at the next address. Not
- * inherited by fork. `length` and `reserve` are rounded up to pages. Fill with zeros before first use.
+ * A mapping of a part of a file whose address never changes: it maps `length` bytes and grows by a tail at the next
+ * address. In a private one clean pages show the file, pages that were stored to are the handle's own; only those can
+ * be tracked and dropped. Not inherited by fork. `length` and `reserve` are rounded up to pages. Fill with zeros
+ * before first use.
  */
 struct os_view {
     unsigned char *address;
+    enum os_view_kind kind;
     uint64_t length;  /* bytes mapped */
     uint64_t reserve; /* bytes of address space that are kept free for it */
     struct os_file *file;
@@ -146,7 +199,8 @@ struct os_view {
 };
 
 /** Map `length` bytes at `offset` (a multiple of 64 KiB) and keep `reserve` bytes of address space. */
-int os_view_map(struct os_view *view, struct os_file *file, uint64_t offset, uint64_t length, uint64_t reserve);
+int os_view_map(struct os_view *view, struct os_file *file, enum os_view_kind kind, uint64_t offset, uint64_t length,
+                uint64_t reserve);
 
 /** Map the tail up to `length`; KM_ESIZE beyond the reserve. Keeps what is tracked. */
 int os_view_grow(struct os_view *view, uint64_t length);
@@ -169,6 +223,9 @@ typedef int os_pages_function(void *context, uint64_t first_page, uint64_t page_
  * last call. A superset, never less. If the system fails half-way, all pages are reported, at most once more.
  */
 int os_view_dirty(struct os_view *view, os_pages_function *each, void *context);
+
+/** Make what was stored through a shared view durable. */
+int os_view_sync(struct os_view *view);
 
 void os_view_unmap(struct os_view *view);
 
@@ -216,8 +273,8 @@ int os_waiter_open(struct os_waiter **waiter, uint64_t *name);
 /** Sleep until woken, until `*word` differs from `expected`, or `timeout_ns` has passed; may wake for no reason. */
 void os_waiter_sleep(struct os_waiter *waiter, const _Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns);
 
-/** Wake all that sleep on `word`. `names` are those of the waiters that may be asleep. */
-void os_waiter_wake(_Atomic uint32_t *word, const uint64_t *names, size_t count);
+/** Wake all that sleep on `word`, and tell how many were. `names` are those of the waiters that may be asleep. */
+size_t os_waiter_wake(_Atomic uint32_t *word, const uint64_t *names, size_t count);
 
 void os_waiter_close(struct os_waiter *waiter); /* NULL allowed */
 
@@ -235,6 +292,9 @@ uint64_t os_process_start(uint32_t process_id);
 
 /** Name of a process for display; "" if not told. */
 void os_process_name(uint32_t process_id, char *name, size_t size);
+
+/** What is the same until the machine is started again, and different after; all zero if the system does not tell. */
+void os_boot_id(uint8_t id[16]);
 
 /** Which system this is, as recorded in a session: 1 Linux, 2 Windows, 3 another POSIX. Never 0. */
 uint32_t os_system(void);
