@@ -113,8 +113,11 @@ int km__header_layout(struct km__header *header) {
     if (header->data_capacity > KM__SIZE_MAX)
         return km__error(KM_ESIZE, "a greatest size of %" PRIu64 " bytes is above the limit of %" PRIu64,
                          header->data_capacity, KM__SIZE_MAX);
-    if (header->journal_size < KM__JOURNAL_MIN || header->journal_size > KM__SIZE_MAX ||
-        header->journal_size % KM__PAGE != 0)
+    if (header->mode == KM_LIVE && header->journal_size != 0)
+        return km__error(KM_ESIZE, "a live map has no journal, but %" PRIu64 " bytes of it were asked for",
+                         header->journal_size);
+    if (header->mode != KM_LIVE && (header->journal_size < KM__JOURNAL_MIN || header->journal_size > KM__SIZE_MAX ||
+                                    header->journal_size % KM__PAGE != 0))
         return km__error(KM_ESIZE, "a journal of %" PRIu64 " bytes is not a multiple of %u from %u on",
                          header->journal_size, KM__PAGE, KM__JOURNAL_MIN);
 
@@ -144,13 +147,16 @@ static int check_identity(const struct km__header *header, const struct reason *
     if ((header->feature_incompatible & ~KM__KNOWN_INCOMPATIBLE) != 0)
         return refuse(reason, KM_EFEATURE, "it uses features %#" PRIx64 " that this library does not know",
                       header->feature_incompatible & ~KM__KNOWN_INCOMPATIBLE);
-    if (header->mode != KM_TRANSACTIONAL)
+    if (header->mode != KM_TRANSACTIONAL && header->mode != KM_LIVE)
         return refuse(reason, KM_EFEATURE, "it has mode %" PRIu32 ", which this library does not know", header->mode);
     if (header->checksum_kind > KM_CHECKSUM_NONE)
         return refuse(reason, KM_EFEATURE, "it has checksums of kind %" PRIu32 ", which this library does not know",
                       header->checksum_kind);
     if (header->page_size != KM__PAGE)
         return refuse(reason, KM_EHEADER, "its page_size is %" PRIu32 ", not %u", header->page_size, KM__PAGE);
+    if (header->mode == KM_LIVE && ((header->feature_incompatible & KM__FEATURE_COMPRESS) != 0 ||
+                                    (header->feature_readonly & KM__FEATURE_FULL_PAGES) != 0))
+        return refuse(reason, KM_EHEADER, "it is a live map with features of a journal, which it does not have");
     return 0;
 }
 
@@ -175,6 +181,13 @@ static int check_sizes(const struct km__header *header, const struct reason *rea
     if (header->table_capacity / sizeof(uint32_t) < km__pages_of(header->data_capacity))
         return refuse(reason, KM_EHEADER, "its table_capacity is %" PRIu64 ", too little for %" PRIu64 " pages",
                       header->table_capacity, km__pages_of(header->data_capacity));
+    if (header->mode == KM_LIVE && (header->journal_size != 0 || header->journal_configured != 0))
+        return refuse(reason, KM_EHEADER,
+                      "its journal_size is %" PRIu64 " and its journal_configured %" PRIu64
+                      ", but a live map has no journal",
+                      header->journal_size, header->journal_configured);
+    if (header->mode == KM_LIVE)
+        return 0;
     if (header->journal_size < KM__JOURNAL_MIN || header->journal_size % KM__PAGE != 0)
         return refuse(reason, KM_EHEADER, "its journal_size is %" PRIu64 ", not a multiple of %u from %u on",
                       header->journal_size, KM__PAGE, KM__JOURNAL_MIN);
@@ -224,6 +237,9 @@ static int check_state(const struct km__header *header, const struct reason *rea
     if (header->target < header->generation)
         return refuse(reason, KM_EHEADER, "its target is %" PRIu64 ", below its generation, %" PRIu64, header->target,
                       header->generation);
+    if (header->mode == KM_LIVE && header->target != header->generation)
+        return refuse(reason, KM_EHEADER, "its target is %" PRIu64 ", but a live map has no checkpoints",
+                      header->target);
     if (header->history_generation > header->generation)
         return refuse(reason, KM_EHEADER, "its history_generation is %" PRIu64 ", above its generation, %" PRIu64,
                       header->history_generation, header->generation);

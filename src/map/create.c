@@ -8,9 +8,11 @@
  *  N2 Header slots, control and the ring are written with zeros, not left as holes: control is stored to through a
  *     mapping, where a full disk would be a fault and not an error; a commit into allocated blocks changes no
  *     metadata. Where reading a hole through a mapping takes space (tmpfs), the data and its table are allocated
- *     for the same reason.
+ *     for the same reason. So are those of a live map everywhere: stores to it go to the file.
  *  N3 A map is replaced only under its ATTACH lock with nobody attached. Who waits for ATTACH on the old file finds
  *     afterwards that the path names another file, and opens that.
+ *  N4 What a map begins with (options.from) is checksummed as it arrived in the new file, not as it was read: the other
+ *     file may change meanwhile.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -40,6 +42,21 @@ int km__file_zeros(struct os_file *file, uint64_t offset, uint64_t length) {
     return result;
 }
 
+/* What a mode has no use for is refused, so that nobody counts on it. */
+static int check_mode(const struct km_options *options) {
+    const bool journal_wanted = (options->flags & (KM_COMPRESS | KM_FULL_PAGES)) != 0 || options->journal_size != 0;
+    if (options->mode == KM_LIVE && journal_wanted)
+        return km__error(KM_EINVAL, "a live map has no journal: leave out its size, KM_COMPRESS and KM_FULL_PAGES");
+    if (options->mode != KM_RAW)
+        return 0;
+    if (journal_wanted || options->checksum != 0 || options->schema != NULL || options->max_size != 0)
+        return km__error(KM_EINVAL, "a raw map has no header: leave out journal, checksum, schema and max_size");
+    if ((options->flags & KM_REPLACE) != 0)
+        return km__error(KM_EINVAL,
+                         "KM_REPLACE replaces maps, and a raw file is none: remove it yourself if you mean it");
+    return 0;
+}
+
 int km__check_options(const struct km_options *options, struct km_options *checked) {
     const struct km_options none = {.struct_size = sizeof none};
     if (options == NULL)
@@ -48,7 +65,9 @@ int km__check_options(const struct km_options *options, struct km_options *check
         options->struct_size > 4096)
         return km__error(KM_EINVAL, "options.struct_size is %zu: set it to sizeof(struct km_options)",
                          options->struct_size);
-    *checked = *options;
+    const size_t given = options->struct_size < sizeof *checked ? options->struct_size : sizeof *checked;
+    memset(checked, 0, sizeof *checked);
+    memcpy(checked, options, given);
     checked->struct_size = sizeof *checked;
     const unsigned char *bytes = (const unsigned char *)options;
     for (size_t i = sizeof *checked; i < options->struct_size; i++)
@@ -57,7 +76,7 @@ int km__check_options(const struct km_options *options, struct km_options *check
                              "the program sets options that this version of keepmap does not know: use the "
                              "library that it was built with");
     const uint32_t known = KM_CREATE | KM_EXCLUSIVE | KM_READONLY | KM_LAZY | KM_DECLARED | KM_CHECK | KM_COMPRESS |
-                           KM_FULL_PAGES | KM_ANY_FILESYSTEM | KM_REPLACE | KM_TAKE_OVER;
+                           KM_FULL_PAGES | KM_ANY_FILESYSTEM | KM_REPLACE | KM_TAKE_OVER | KM_GUARD;
     if ((checked->flags & ~known) != 0)
         return km__error(KM_EINVAL, "options.flags has unknown bits 0x%x", (unsigned)(checked->flags & ~known));
     if ((checked->flags & KM_READONLY) != 0 && (checked->flags & KM_CREATE) != 0)
@@ -66,8 +85,11 @@ int km__check_options(const struct km_options *options, struct km_options *check
         return km__error(KM_EINVAL, "KM_EXCLUSIVE and KM_REPLACE need KM_CREATE");
     if ((checked->flags & KM_EXCLUSIVE) != 0 && (checked->flags & KM_REPLACE) != 0)
         return km__error(KM_EINVAL, "KM_EXCLUSIVE and KM_REPLACE exclude each other");
-    if (checked->mode != KM_TRANSACTIONAL)
+    if (checked->mode > KM_RAW)
         return km__error(KM_EUNSUPPORTED, "mode %u is not known to this version of keepmap", (unsigned)checked->mode);
+    const int mode_fits = check_mode(checked);
+    if (mode_fits != 0)
+        return mode_fits;
     if (checked->checksum > KM_CHECKSUM_NONE)
         return km__error(KM_EINVAL, "checksum kind %u is not known", (unsigned)checked->checksum);
     if (checked->schema != NULL && checked->schema[0] == '\0')
@@ -91,7 +113,14 @@ static uint64_t default_journal(uint64_t size) {
     return chosen / KM__ALIGN * KM__ALIGN;
 }
 
-static int new_header(const char *path, const struct km_options *options, struct km__header *header) {
+int km__uuid_make(uint8_t uuid[16]) {
+    const int result = os_random(uuid, 16);
+    uuid[6] = (uint8_t)((uuid[6] & 0x0f) | 0x40); /* RFC 9562: version 4, variant 1 */
+    uuid[8] = (uint8_t)((uuid[8] & 0x3f) | 0x80);
+    return result;
+}
+
+static int check_sizes(const char *path, const struct km_options *options) {
     if (options->size == 0)
         return km__error(KM_ESIZE, "%s: the size is 0: say how many bytes the data has, from 1 on", path);
     if (options->max_size != 0 && options->max_size < options->size)
@@ -103,6 +132,13 @@ static int new_header(const char *path, const struct km_options *options, struct
         return km__error(KM_EUNSUPPORTED, "%s: checksum crc32 needs zlib, which this build lacks: use crc32c", path);
     if ((options->flags & KM_COMPRESS) != 0 && !km__zlib_available())
         return km__error(KM_EUNSUPPORTED, "%s: compression needs zlib, which this build lacks", path);
+    return 0;
+}
+
+static int new_header(const char *path, const struct km_options *options, struct km__header *header) {
+    int result = check_sizes(path, options);
+    if (result != 0)
+        return result;
     memset(header, 0, sizeof *header);
     memcpy(header->magic, KM__MAGIC, sizeof header->magic);
     header->format_version = KM__FORMAT_VERSION;
@@ -120,16 +156,16 @@ static int new_header(const char *path, const struct km_options *options, struct
     header->created_ns = os_time_wall_ns();
     header->data_size = options->size;
     header->data_capacity = options->max_size != 0 ? options->max_size : options->size;
-    const uint64_t journal = options->journal_size != 0 ? options->journal_size : default_journal(options->size);
-    header->journal_size = journal < KM__JOURNAL_MIN ? KM__JOURNAL_MIN : km__round_up(journal, KM__PAGE);
+    if (options->mode != KM_LIVE) {
+        const uint64_t journal = options->journal_size != 0 ? options->journal_size : default_journal(options->size);
+        header->journal_size = journal < KM__JOURNAL_MIN ? KM__JOURNAL_MIN : km__round_up(journal, KM__PAGE);
+    }
     header->journal_configured = header->journal_size;
     header->flags = KM__HEADER_CLEAN;
     header->geometry = 1;
-    int result = os_random(header->uuid, sizeof header->uuid);
+    result = km__uuid_make(header->uuid);
     if (result != 0)
         return result;
-    header->uuid[6] = (uint8_t)((header->uuid[6] & 0x0f) | 0x40); /* RFC 9562: version 4, variant 1 */
-    header->uuid[8] = (uint8_t)((header->uuid[8] & 0x3f) | 0x80);
     header->journal_chain = km__frame_first_chain(header->uuid);
     header->history_chain = header->journal_chain;
     result = km__header_layout(header);
@@ -142,23 +178,74 @@ int km__allocate_data(struct os_file *file, const struct km__header *header, uin
     return result != 0 ? result : os_file_allocate(file, header->table_offset, pages * sizeof(uint32_t));
 }
 
-/* Write the whole file, still without a name, and sync it (N1, N2). */
-static int fill(struct os_file *file, struct km__header *header) {
+int km__create_empty(struct os_file *file, struct km__header *header) {
     int result = os_file_resize(file, km__header_file_end(header));
     if (result == 0) /* a disk that is too small says so before the long part */
         result = os_file_allocate(file, header->journal_offset, header->journal_size);
+    if (result == 0 && (header->mode == KM_LIVE || os_file_holes_take_space(file)))
+        result = km__allocate_data(file, header, header->data_size);
     if (result == 0)
         result = km__file_zeros(file, 0, KM__CONTROL_OFFSET + KM__CONTROL_SIZE);
     if (result == 0)
         result = km__file_zeros(file, header->journal_offset, header->journal_size);
-    if (result == 0 && os_file_holes_take_space(file))
-        result = km__allocate_data(file, header, header->data_size);
+    return result;
+}
+
+int km__create_headers(struct os_file *file, struct km__header *header) {
+    int result = 0;
     for (int slot = 0; slot < 2 && result == 0; slot++) {
         header->sequence = (uint64_t)slot + 1;
         km__header_seal(header);
         result = os_file_write(file, slot == 0 ? KM__SLOT_A : KM__SLOT_B, header, sizeof *header);
     }
     return result != 0 ? result : os_file_sync(file);
+}
+
+/* What the new map begins with; `size` becomes that of the file if none is asked for. */
+static int open_from(const char *path, struct km_options *options, struct os_file **from, uint64_t *length) {
+    *from = NULL;
+    *length = 0;
+    if (options->from == NULL)
+        return 0;
+    struct os_file_info info;
+    int result =
+        os_path_is_object(options->from)
+            ? km__error(KM_EINVAL, "%s: a map is made from the bytes of a file: give the path of one", options->from)
+            : os_file_open(from, options->from, false);
+    if (result == 0)
+        result = os_file_info(*from, &info);
+    if (result != 0)
+        return result;
+    *length = info.size;
+    if (info.size == 0 && options->size == 0)
+        return km__error(KM_ESIZE, "%s: the file is empty: say how many bytes the map is to have", options->from);
+    if (options->size != 0 && options->size < info.size)
+        return km__error(KM_ESIZE, "%s: a size of %llu bytes is less than the %llu bytes of %s: give more, or none",
+                         path, (unsigned long long)options->size, (unsigned long long)info.size, options->from);
+    options->size = options->size != 0 ? options->size : info.size;
+    return 0;
+}
+
+/* Everything that the new file holds, while nobody can find it. */
+static int fill(struct os_file *file, const char *path, const struct km_options *options, struct km__header *header,
+                struct os_file *from, uint64_t length) {
+    const bool raw = options->mode == KM_RAW;
+    int result = raw ? km__raw_create(file, options, path) : km__create_empty(file, header);
+    if (result == 0 && length > 0)
+        result = km__copy_from(file, header, from, length);
+    if (result != 0)
+        return result;
+    return raw ? os_file_sync(file) : km__create_headers(file, header);
+}
+
+/* An object has its user from before it has its name, so that nobody takes it for what a dead one left. */
+static int hold(struct os_file *file, struct km__created *created) {
+    int result = os_locks_open(&created->locks, file);
+    if (result == 0)
+        result = os_lock_try(created->locks, KM__LOCK_BASE + KM__ATTACH, 1, OS_LOCK_WRITE);
+    if (result == 0)
+        result = os_lock_try(created->locks, KM__LOCK_BASE + KM__USER, 1, OS_LOCK_READ);
+    return result;
 }
 
 /* Lock the old map against everybody (N3). What has no magic in either slot is not ours to destroy. */
@@ -188,13 +275,17 @@ static int lock_old(const char *path, struct os_file **file, struct os_locks **l
     return result;
 }
 
-int km__create(const char *path, const struct km_options *options, bool replace) {
-    struct km__header header;
-    int result = new_header(path, options, &header);
-    if (result != 0)
-        return result;
-    struct os_file *file = NULL, *old = NULL;
+int km__create(const char *path, const struct km_options *given, bool replace, struct km__created *created) {
+    struct km_options options = *given;
+    struct km__header header = {.mode = options.mode};
+    struct os_file *file = NULL, *old = NULL, *from = NULL;
     struct os_locks *old_locks = NULL;
+    uint64_t length = 0;
+    int result = open_from(path, &options, &from, &length);
+    if (result == 0 && options.mode != KM_RAW)
+        result = new_header(path, &options, &header);
+    if (result != 0)
+        goto close_from;
     if (replace) {
         result = lock_old(path, &old, &old_locks);
         if (result == KM_ENOTFOUND)
@@ -202,18 +293,29 @@ int km__create(const char *path, const struct km_options *options, bool replace)
         else if (result != 0)
             goto close_old;
     }
-    result = os_file_create(&file, path, options->permissions);
+    result = os_file_create(&file, path, options.permissions);
     if (result != 0)
         goto close_old;
-    if ((options->flags & KM_ANY_FILESYSTEM) == 0)
+    if ((options.flags & KM_ANY_FILESYSTEM) == 0)
         result = os_file_check_coherent(file);
     if (result == 0)
-        result = fill(file, &header);
+        result = fill(file, path, &options, &header, from, length);
+    if (result == 0 && created != NULL)
+        result = hold(file, created);
     if (result == 0)
         result = os_file_publish(file, path, replace);
+    if (result == 0 && created != NULL) {
+        created->file = file;
+        file = NULL;
+    } else if (created != NULL) {
+        os_locks_close(created->locks);
+        created->locks = NULL;
+    }
     os_file_close(file);
 close_old:
     os_locks_close(old_locks);
     os_file_close(old);
+close_from:
+    os_file_close(from);
     return result;
 }

@@ -124,14 +124,13 @@ int km__grow_journal(km_map *map, uint64_t length, uint64_t deadline) {
     return result;
 }
 
-/* Whether no other handle at all is attached. */
-static int is_alone(km_map *map) {
+int km__is_alone(km_map *map) {
     const int held = os_lock_probe(map->locks, KM__LOCK_BASE + KM__USER, 1, OS_LOCK_WRITE, NULL);
     return held < 0 ? held : held == 0;
 }
 
 int km__shrink_journal(km_map *map, struct km__slots *slots) {
-    const int alone = is_alone(map);
+    const int alone = km__is_alone(map);
     if (alone <= 0)
         return alone;
     struct km__header header = slots->slot[slots->chosen];
@@ -151,8 +150,7 @@ int km__shrink_journal(km_map *map, struct km__slots *slots) {
 
 /* ---- data -------------------------------------------------------------------------------------------------------- */
 
-/* G3. */
-static int clear_way(km_map *map, uint64_t old_size, uint64_t size, uint64_t deadline) {
+int km__clear_way(km_map *map, uint64_t old_size, uint64_t size, uint64_t deadline) {
     const uint64_t first = map->header.data_offset + km__pages_of(old_size) * KM__PAGE;
     const uint64_t end = map->header.data_offset + km__pages_of(size) * KM__PAGE;
     bool found = false;
@@ -177,7 +175,7 @@ static int clear_way(km_map *map, uint64_t old_size, uint64_t size, uint64_t dea
 }
 
 static int grow_in_place(km_map *map, uint64_t size, uint64_t deadline) {
-    int result = clear_way(map, map->cursor.data_size, size, deadline);
+    int result = km__clear_way(map, map->cursor.data_size, size, deadline);
     if (result == 0 && os_file_holes_take_space(map->file))
         result = km__allocate_data(map->file, &map->header, size);
     if (result == 0) {
@@ -244,7 +242,7 @@ static int move_regions(km_map *map, uint64_t size) {
     if (result != 0)
         return result;
     const struct km__header from = slots.slot[slots.chosen];
-    if (from.generation != km__load(&map->control->appended) || from.target != from.generation)
+    if (!km__is_live(map) && (from.generation != km__load(&map->control->appended) || from.target != from.generation))
         return km__error(KM_EBUSY, "%s: the journal could not be emptied: try again", map->path);
     result = moved_layout(map, &from, size, &moved);
     if (result != 0)
@@ -271,11 +269,11 @@ static int move_regions(km_map *map, uint64_t size) {
     return result;
 }
 
-static int grow_beyond(km_map *map, uint64_t size, uint64_t deadline) {
+int km__grow_beyond(km_map *map, uint64_t size, uint64_t deadline) {
     int result = km__lock_wait(map, KM__ATTACH, OS_LOCK_WRITE, deadline);
     if (result != 0)
         return result;
-    const int alone = is_alone(map);
+    const int alone = km__is_alone(map);
     if (alone < 0)
         result = alone;
     else if (alone == 0)
@@ -284,9 +282,9 @@ static int grow_beyond(km_map *map, uint64_t size, uint64_t deadline) {
                            " bytes) needs this handle to be the only one, and others "
                            "are attached: close them first (keepmap who)",
                            map->path, map->header.data_capacity);
-    if (result == 0)
+    if (result == 0 && !km__is_live(map))
         result = km__mark_unclean(map, deadline);
-    if (result == 0)
+    if (result == 0 && !km__is_live(map))
         result = km__checkpoint(map, deadline, false);
     if (result == 0)
         result = move_regions(map, size);
@@ -299,14 +297,18 @@ int km_grow(km_map *map, uint64_t size) {
     if (result != 0)
         return result;
     const uint64_t deadline = km__deadline(map);
-    if (map->read_only)
+    if (map->raw)
+        result = km__raw_refuse(map, "km_grow()");
+    else if (map->read_only)
         result = km__error(KM_EREADONLY, "%s: km_grow() needs a handle that may write", map->path);
     else if (map->access != 0)
         result = km__error(KM_EMISUSE, "%s: km_grow() inside a transaction: end it first", map->path);
     else if (size == 0 || size > KM__SIZE_MAX)
         result = km__error(KM_ESIZE, "%s: sizes go from 1 to %" PRIu64 " bytes", map->path, (uint64_t)KM__SIZE_MAX);
-    if (result == 0 && (map->flags & KM_CHECK) != 0)
+    if (result == 0 && (map->flags & KM_CHECK) != 0 && !km__is_live(map))
         result = km__check_stray(map);
+    if (result == 0 && km__is_live(map))
+        return km__leave(map, km__live_grow(map, size, deadline));
     for (bool moved = false; result == 0; moved = true) {
         result = km__begin_write(map, deadline);
         if (result != 0)
@@ -325,7 +327,7 @@ int km_grow(km_map *map, uint64_t size) {
         else if (moved)
             result = km__error(KM_EBUSY, "%s: it was changed while it grew: try again", map->path);
         else
-            result = grow_beyond(map, size, deadline);
+            result = km__grow_beyond(map, size, deadline);
     }
     return km__leave(map, result);
 }

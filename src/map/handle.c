@@ -26,6 +26,8 @@ int km__enter_lost(km_map *map) {
 
 int km__enter(km_map *map) {
     int result = km__enter_lost(map);
+    if (result == 0 && map->faulted)
+        return km__leave(map, 0);
     if (result == 0 && map->lost) {
         result =
             km__error(KM_ESTALE, "%s: the file behind this handle is gone: close it and open the map again", map->path);
@@ -35,6 +37,8 @@ int km__enter(km_map *map) {
 }
 
 int km__leave(km_map *map, int result) {
+    const int fault = km__guard_check(map);
+    result = fault != 0 ? fault : result;
     atomic_flag_clear_explicit(&map->busy, memory_order_release);
     if (result == 0)
         km__error_clear(); /* what failed on the way and was made up for */

@@ -182,7 +182,7 @@ int km__slot_take(km_map *map) {
 }
 
 void km__slot_release(km_map *map) {
-    if (map->slot == KM__NO_SLOT || map->lost)
+    if (map->slot == KM__NO_SLOT || map->lost || map->control == NULL)
         return; /* closing the locks releases it */
     struct km__slot *slot = &map->control->slot[map->slot];
     atomic_store_explicit(&slot->process_id, 0, memory_order_relaxed);

@@ -44,10 +44,11 @@ struct km_map {
     uint32_t flags;
     uint32_t timeout_ms;
     bool read_only;
-    bool raw;       /* no header, no control, no commits: see raw.c */
-    bool named;     /* backed by the paging file: it ends with its last user */
-    bool lost;      /* KM_ESTALE was found: the mappings may have lost their file, and nothing touches them any more */
-    bool has_twin;  /* twin and tracking are set up: stores can be told from what is committed */
+    bool raw;      /* no header, no control, no commits: see raw.c */
+    bool named;    /* backed by the paging file: it ends with its last user */
+    bool lost;     /* KM_ESTALE was found: the mappings may have lost their file, and nothing touches them any more */
+    bool faulted;  /* a fault was met (KM_GUARD), so that it is lost */
+    bool has_twin; /* twin and tracking are set up: stores can be told from what is committed */
 
     struct os_file *file;
     struct os_file_info identity;
@@ -171,6 +172,8 @@ int km__geometry_refresh(km_map *map);               /* maps what another handle
 int km__home_cover(km_map *map, uint64_t data_size); /* home and view show that many bytes */
 struct km__cursor km__header_cursor(const struct km__header *header);
 int km__still_there(km_map *map); /* KM_ESTALE */
+/** With KM_GUARD: KM_ESTALE or KM_EIO if a fault was met, whose zeros must not be taken for the map's. */
+int km__guard_check(km_map *map);
 
 /* ---- table.c ---- */
 uint32_t km__table_entry(const km_map *map, uint64_t page);
@@ -184,6 +187,8 @@ int km__target_check(const char *target);
 /* ---- named.c: objects backed by the paging file ---- */
 /** Under ATTACH: 1 if somebody uses the object, 0 if nobody does; then its name is taken away, if this handle may. */
 int km__named_is_alive(struct os_file *file, struct os_locks *locks, const char *target, bool writable);
+/** 1: somebody uses the object; 0: nobody did, and its name is gone now; or an error. */
+int km__named_look(const char *target, uint64_t deadline);
 void km__named_reap(const char *target, uint64_t deadline); /* take the name away if nobody uses it any more */
 void km__named_sweep(void);                                 /* the same for all that are this user's */
 
@@ -198,11 +203,10 @@ int km__live_refresh(km_map *map);
 int km__live_begin(km_map *map, enum km_access access); /* KM_EABANDONED with the transaction open */
 int km__live_end(km_map *map, bool keep);
 int km__live_seal(km_map *map, uint64_t deadline, bool closing);
-int km__live_close(km_map *map, uint64_t deadline); /* under ATTACH, the last that may write */
 int km__live_grow(km_map *map, uint64_t size, uint64_t deadline);
-/** The newest generation as far as anybody can tell without a session. */
+/** The newest generation, as far as anybody can tell without a session. */
 uint64_t km__live_generation(const km_map *map, const struct km__header *header);
-bool km__live_is_abandoned(const km_map *map);
+bool km__live_is_abandoned(km_map *map, const struct km__header *header, bool lives);
 
 /* ---- raw.c ---- */
 int km__raw_create(struct os_file *file, const struct km_options *options, const char *path);
@@ -233,8 +237,11 @@ struct km__created {
 /** `created` is NULL for files, which are opened anew by their name. */
 int km__create(const char *path, const struct km_options *options, bool replace, struct km__created *created);
 int km__create_empty(struct os_file *file, struct km__header *header);   /* everything but the data: see N1, N2 */
-int km__create_headers(struct os_file *file, struct km__header *header); /* both slots */
+int km__create_headers(struct os_file *file, struct km__header *header); /* both slots; the file is synced */
+int km__uuid_make(uint8_t uuid[16]);
 int km__check_options(const struct km_options *options, struct km_options *checked);
+/** Rebuild control as of `generation`; `holder` and `boot` stay. */
+void km__control_clear(struct km__control *control, uint64_t generation);
 
 /* ---- view.c ---- */
 int km__refresh_to(km_map *map, uint64_t goal); /* apply frames up to it; stale is set on failure */
@@ -285,6 +292,9 @@ int km__finish_dead_growth(km_map *map, uint64_t deadline);
 int km__shrink_journal(km_map *map, struct km__slots *slots);
 /** Reserve the space of `size` bytes of data and of their checksums. */
 int km__allocate_data(struct os_file *file, const struct km__header *header, uint64_t size);
+int km__clear_way(km_map *map, uint64_t old_size, uint64_t size, uint64_t deadline); /* G3 */
+int km__grow_beyond(km_map *map, uint64_t size, uint64_t deadline);                  /* G4 */
+int km__is_alone(km_map *map); /* 1: no other handle at all is attached */
 int km__file_zeros(struct os_file *file, uint64_t offset, uint64_t length);
 
 /* ---- transaction.c ---- */

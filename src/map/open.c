@@ -89,19 +89,22 @@ static int write_again(km_map *map, struct km__slots *slots, const struct km__cu
     return result;
 }
 
-static void control_clear(struct km__control *control) {
+void km__control_clear(struct km__control *control, uint64_t generation) {
     atomic_store(&control->epoch, 0); /* O4 */
-    _Atomic uint64_t *words[] = {&control->appended,   &control->durable,      &control->visible,
-                                 &control->target,     &control->checkpointed, &control->geometry,
-                                 &control->sync_began, &control->sync_ended,   &control->header_durable,
-                                 &control->suspect};
+    _Atomic uint64_t *words[] = {&control->durable,        &control->target,     &control->checkpointed,
+                                 &control->geometry,       &control->sync_began, &control->sync_ended,
+                                 &control->header_durable, &control->suspect};
     _Atomic uint32_t *marks[] = {&control->file_mark,  &control->slot_limit,    &control->failed,
                                  &control->clean,      &control->writer_wanted, &control->checkpoint_wanted,
                                  &control->sync_wanted};
+    atomic_store_explicit(&control->appended, generation, memory_order_relaxed);
+    atomic_store_explicit(&control->visible, generation, memory_order_relaxed);
     for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
         atomic_store_explicit(words[i], 0, memory_order_relaxed);
     for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++)
         atomic_store_explicit(marks[i], 0, memory_order_relaxed);
+    for (size_t i = 0; i < KM__SLOTS / 64; i++)
+        atomic_store_explicit(&control->waiting[i], 0, memory_order_relaxed);
     for (size_t i = 0; i < KM__SLOTS; i++) {
         atomic_store_explicit(&control->slot[i].pin, KM__NO_PIN, memory_order_relaxed);
         atomic_store_explicit(&control->slot[i].process_id, 0, memory_order_relaxed);
@@ -124,7 +127,7 @@ static int rebuild(km_map *map, struct km__slots *slots) {
         result = os_file_sync_name(map->file, map->path); /* O8 */
     if (result != 0)
         return result;
-    control_clear(control);
+    km__control_clear(control, 0);
     if (!clean)
         result = km__table_mend(map, &slots->slot[slots->chosen]);
     if (result == 0 && !clean)
@@ -215,7 +218,7 @@ static int attach_for_writing(km_map *map, struct km__slots *slots) {
     if (result != 0)
         return result;
     if (held == 0) {
-        result = rebuild(map, slots);
+        result = km__is_live(map) ? km__live_rebuild(map, slots) : rebuild(map, slots);
     } else if (km__load(&map->control->magic) != KM__CONTROL_MAGIC || km__load(&map->control->epoch) == 0) {
         result = km__error(KM_EHEADER,
                            "%s: its control words were overwritten while others have it open: close it everywhere "
@@ -235,9 +238,22 @@ static int attach_for_writing(km_map *map, struct km__slots *slots) {
     return result;
 }
 
+/* Under ATTACH: an object that nobody uses is no object (A1, A4). One's own creation has its user already. */
+static int look_at_users(km_map *map) {
+    int result = os_file_is_at(map->file, map->path);
+    if (result <= 0)
+        return result == 0 ? PATH_CHANGED : result;
+    result = km__named_is_alive(map->file, map->locks, map->path, !map->read_only);
+    if (result != 0)
+        return result < 0 ? result : 0;
+    return km__error(KM_ENOTFOUND, "%s: there is no such map: it ended with its last user", map->path);
+}
+
 /* Under ATTACH. */
-static int attach_locked(km_map *map, const struct km_options *options) {
-    int result = km__lock_try(map, KM__USER, OS_LOCK_READ);
+static int attach_locked(km_map *map, const struct km_options *options, bool created) {
+    int result = map->named && !created ? look_at_users(map) : 0;
+    if (result == 0)
+        result = km__lock_try(map, KM__USER, OS_LOCK_READ);
     if (result == 0 && map->read_only)
         result = km__lock_try(map, KM__READ_ONLY_USER, OS_LOCK_READ);
     if (result != 0)
@@ -247,6 +263,8 @@ static int attach_locked(km_map *map, const struct km_options *options) {
         return result;
     if (result == 0)
         return PATH_CHANGED; /* O7 */
+    if (map->raw)
+        return km__raw_attach(map);
     struct km__slots slots = {.chosen = 0};
     result = load_header(map, &slots);
     const struct km__header *header = &slots.slot[slots.chosen];
@@ -269,22 +287,36 @@ static int attach_locked(km_map *map, const struct km_options *options) {
     return result;
 }
 
-static int attach_file(km_map *map, const struct km_options *options) {
-    int result = os_file_open(&map->file, map->path, !map->read_only);
-    if (result == 0 && (options->flags & KM_ANY_FILESYSTEM) == 0)
-        result = os_file_check_coherent(map->file);
-    if (result == 0)
-        result = os_locks_open(&map->locks, map->file);
+/* What is open when this fails is closed with the handle. */
+static int open_file(km_map *map, const struct km_options *options, const struct km__created *created) {
+    int result = 0;
+    if (created != NULL) {
+        map->file = created->file;
+        map->locks = created->locks;
+    } else {
+        result = os_file_open(&map->file, map->path, !map->read_only);
+        if (result == 0 && (options->flags & KM_ANY_FILESYSTEM) == 0)
+            result = os_file_check_coherent(map->file);
+        if (result == 0)
+            result = os_locks_open(&map->locks, map->file);
+    }
+    if (result == 0 && (options->flags & KM_GUARD) != 0)
+        result = os_file_guard(map->file);
     if (result == 0)
         result = os_waiter_open(&map->waiter, &map->waiter_name);
     if (result == 0)
         result = os_random(&map->nonce, sizeof map->nonce);
-    if (result == 0)
+    return result;
+}
+
+static int attach_file(km_map *map, const struct km_options *options, const struct km__created *created) {
+    int result = open_file(map, options, created);
+    if (result == 0 && created == NULL)
         result = km__lock_wait(map, KM__ATTACH, map->read_only ? OS_LOCK_READ : OS_LOCK_WRITE,
                                km__deadline(map)); /* O1, O5 */
     if (result != 0)
         return result;
-    result = attach_locked(map, options);
+    result = attach_locked(map, options, created != NULL);
     if (result != 0)
         km__slot_release(map);
     km__unlock(map, KM__ATTACH);
@@ -292,8 +324,9 @@ static int attach_file(km_map *map, const struct km_options *options) {
 }
 
 static void destroy(km_map *map) {
+    const bool forked = atomic_load(&map->forked);
     km__unregister(map);
-    if (!atomic_load(&map->forked)) { /* in the child of a fork nothing of it is mapped */
+    if (!forked) { /* in the child of a fork nothing of it is mapped */
         os_view_unmap(&map->view);
         km__pool_release(&map->twin);
         km__regions_unmap(map);
@@ -309,6 +342,8 @@ static void destroy(km_map *map) {
     km__page_list_release(&map->touched);
     km__page_list_release(&map->dirty);
     km__range_list_release(&map->declared);
+    if (map->named && map->path != NULL && !forked)
+        km__named_reap(map->path, km__deadline(map)); /* A5 */
     free(map->path);
     free(map);
 }
@@ -316,6 +351,10 @@ static void destroy(km_map *map) {
 /* Stand at the newest commit, so that size and generation are known. Damage in the data is for begin and verify to
  * tell. */
 static int first_look(km_map *map) {
+    if (map->raw)
+        return 0;
+    if (km__is_live(map))
+        return km__live_refresh(map);
     int result = (map->flags & KM_CHECK) != 0 ? km__compare_start(map) : 0;
     if (result == 0)
         result = km__begin_read(map);
@@ -326,20 +365,28 @@ static int first_look(km_map *map) {
     return result;
 }
 
-static int attach(km_map **out, const char *path, const struct km_options *options) {
+/* `created`, if not NULL, is taken over. */
+static int attach(km_map **out, const char *path, const struct km_options *options, struct km__created *created) {
     km_map *map = calloc(1, sizeof *map);
-    if (map == NULL)
+    if (map == NULL) {
+        if (created != NULL) {
+            os_locks_close(created->locks);
+            os_file_close(created->file);
+        }
         return km__error(KM_ENOMEM, "%s: no memory for a handle", path);
+    }
     map->path = strdup(path);
     map->flags = options->flags;
     map->timeout_ms = options->timeout_ms;
     map->read_only = (options->flags & KM_READONLY) != 0;
+    map->raw = options->mode == KM_RAW;
+    map->named = os_path_is_object(path);
     map->slot = KM__NO_SLOT;
     map->process_id = os_process_id();
     atomic_flag_clear(&map->busy);
     int result = map->path == NULL ? km__error(KM_ENOMEM, "%s: no memory for a handle", path) : km__register(map);
     if (result == 0)
-        result = attach_file(map, options);
+        result = attach_file(map, options, created);
     if (result == 0)
         result = first_look(map);
     if (result == 0) {
@@ -353,15 +400,6 @@ static int attach(km_map **out, const char *path, const struct km_options *optio
 
 /* ---- public ------------------------------------------------------------------------------------------------------ */
 
-static int check_target(const char *target) {
-    if (target == NULL || target[0] == '\0')
-        return km__error(KM_EINVAL, "the target is empty: name a path");
-    if (strncmp(target, "Local\\", 6) == 0 || strncmp(target, "Global\\", 7) == 0)
-        return km__error(KM_EUNSUPPORTED,
-                         "%s: this version of keepmap has no maps backed by the paging file: name a path", target);
-    return 0;
-}
-
 /* Whether something has the name already, whoever may open it. */
 static bool is_taken(const char *path) {
     struct os_file *file = NULL;
@@ -371,37 +409,62 @@ static bool is_taken(const char *path) {
     return result == 0 || result == KM_EACCESS || result == KM_EDIRECTORY || result == KM_ENOTMAP;
 }
 
+/* Make a new map. PATH_CHANGED: there is one now, to be attached as any other. 0: made, and attached already. */
+static int create(km_map **map, const char *target, const struct km_options *options) {
+    if (!os_path_is_object(target)) {
+        const int result = km__create(target, options, false, NULL);
+        return result == 0 || (result == KM_EEXISTS && (options->flags & KM_EXCLUSIVE) == 0) ? PATH_CHANGED : result;
+    }
+    struct km__created created = {.file = NULL};
+    km__named_sweep(); /* A6 */
+    int result = km__create(target, options, false, &created);
+    if (result == 0)
+        return attach(map, target, options, &created);
+    if (result != KM_EEXISTS)
+        return result;
+    result = (options->flags & KM_EXCLUSIVE) != 0 ? km__named_look(target, os_time_monotonic_ns()) : 0;
+    if (result == 1)
+        result = km__error(KM_EEXISTS, "%s: it exists already: open it, or choose another name", target);
+    return result == 0 || result == KM_EBUSY ? PATH_CHANGED : result;
+}
+
+/* One try: PATH_CHANGED if somebody was quicker. */
+static int open_once(km_map **map, const char *target, const struct km_options *options, bool exists) {
+    int result = exists ? attach(map, target, options, NULL) : KM_ENOTFOUND;
+    if (result == KM_ENOTFOUND && (options->flags & KM_CREATE) != 0) {
+        km__error_clear();
+        result = create(map, target, options);
+    }
+    return result;
+}
+
 int km_open(km_map **map, const char *target, const struct km_options *options) {
     struct km_options checked;
     km__error_clear();
     if (map == NULL)
         return km__error(KM_EINVAL, "the place for the handle is NULL");
     *map = NULL;
-    int result = check_target(target);
+    int result = km__target_check(target);
     if (result == 0)
         result = km__check_options(options, &checked);
     if (result != 0)
         return result;
-    if ((checked.flags & KM_EXCLUSIVE) != 0 && is_taken(target))
+    const bool named = os_path_is_object(target);
+    if (named && (checked.flags & KM_REPLACE) != 0)
+        checked.flags ^= KM_REPLACE | KM_EXCLUSIVE;
+    const bool exclusive = (checked.flags & KM_EXCLUSIVE) != 0;
+    if (exclusive && !named && is_taken(target))
         return km__error(KM_EEXISTS, "%s: it exists already: open it, or choose another name", target);
     if ((checked.flags & KM_REPLACE) != 0)
-        result = km__create(target, &checked, true);
+        result = km__create(target, &checked, true, NULL);
     for (int tries = 0; result == 0 && tries < OPEN_TRIES; tries++) {
-        if ((checked.flags & KM_EXCLUSIVE) == 0 || tries > 0)
-            result = attach(map, target, &checked);
-        else
-            result = KM_ENOTFOUND;
-        if (result == KM_ENOTFOUND && (checked.flags & KM_CREATE) != 0) {
-            km__error_clear();
-            result = km__create(target, &checked, false);
-            if (result == 0 || (result == KM_EEXISTS && (checked.flags & KM_EXCLUSIVE) == 0))
-                result = PATH_CHANGED;
-        }
-        if (result != 0 && result != PATH_CHANGED)
+        result = open_once(map, target, &checked, !exclusive || (!named && tries > 0));
+        if (result != PATH_CHANGED) {
+            if (result == 0)
+                km__error_clear(); /* what failed on the way */
             return result;
-        km__error_clear(); /* what failed on the way */
-        if (result == 0)
-            return 0;
+        }
+        km__error_clear();
         result = 0;
     }
     return result != 0 ? result : km__error(KM_EBUSY, "%s: it is replaced again and again while it is opened", target);
@@ -434,6 +497,18 @@ static int close_last(km_map *map, uint64_t deadline) {
     return result;
 }
 
+static int make_durable(km_map *map) {
+    if (!km__is_live(map))
+        return km__sync_to(map, km__load(&map->control->appended), UINT64_MAX);
+    return os_file_sync(map->file) == 0 ? 0 : km__sync_failed(map, KM_EIO);
+}
+
+static int close_last_live(km_map *map, uint64_t deadline) {
+    const int result = km__live_seal(map, deadline, true);
+    const int synced = result == KM_EBUSY ? make_durable(map) : 0; /* O9 */
+    return synced != 0 ? synced : result;
+}
+
 static int detach_writer(km_map *map) {
     const uint64_t deadline = km__deadline(map);
     int result = km__still_there(map);
@@ -441,7 +516,7 @@ static int detach_writer(km_map *map) {
         return result;
     result = km__lock_wait(map, KM__ATTACH, OS_LOCK_WRITE, deadline);
     if (result == KM_EBUSY && !km__failed(map)) { /* O9: perhaps the last all the same */
-        const int synced = km__sync_to(map, km__load(&map->control->appended), UINT64_MAX);
+        const int synced = make_durable(map);
         result = synced != 0 ? synced : result;
     }
     if (result != 0) {
@@ -449,7 +524,8 @@ static int detach_writer(km_map *map) {
         return result;
     }
     if (km__session_has_slots(map) == 0) {
-        result = close_last(map, deadline);
+        if (!map->named || km__is_alone(map) != 1) /* an object ends now, with all that it holds */
+            result = km__is_live(map) ? close_last_live(map, deadline) : close_last(map, deadline);
         atomic_store(&map->control->epoch, 0);
     }
     km__slot_release(map);
@@ -468,7 +544,9 @@ int km_close(km_map *map) {
             return result;
         if (map->access != 0)
             (void)km__end(map, false);
-        if (!map->read_only)
+        if (map->raw)
+            result = km__guard_check(map);
+        else if (!map->read_only)
             result = detach_writer(map);
     }
     destroy(map);

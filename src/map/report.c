@@ -15,7 +15,7 @@ enum { LOOK_TRIES = 8 };
 
 /* Whether the session's words can be believed: always for a handle that may write, else if somebody who may is
  * attached. */
-static int session_lives(km_map *map, bool *lives) {
+int km__session_lives(km_map *map, bool *lives) {
     *lives = !map->read_only;
     if (!map->read_only)
         return 0;
@@ -72,6 +72,15 @@ static uint32_t count_handles(km_map *map) {
     return count;
 }
 
+/* A raw map has no list of its handles: whoever holds a slot's lock is one. */
+static uint32_t count_raw_handles(km_map *map) {
+    uint32_t count = map->slot != KM__NO_SLOT;
+    if (km__session_has_slots(map) == 1)
+        for (uint32_t i = 0; i < KM__SLOTS; i++)
+            count += i != map->slot && slot_is_taken(map, i);
+    return count;
+}
+
 static void info_from_header(const struct km__header *header, struct km_info *info) {
     info->format_version = header->format_version;
     info->mode = header->mode;
@@ -103,42 +112,88 @@ static const char *tracker_name(const km_map *map) {
     }
 }
 
+/* Where the map stands: from a live map's words, or from the frames. */
+static int look_at_state(km_map *map, bool lives, struct km__slots *slots, struct journal_state *journal) {
+    for (int tries = 0; tries < LOOK_TRIES; tries++) {
+        const uint64_t visible = lives ? km__load(&map->control->visible) : UINT64_MAX;
+        int result = km__slots_load(map, slots);
+        if (result == 0)
+            result = km__regions_follow(map, &slots->slot[slots->chosen]);
+        if (result != 0)
+            return result;
+        const struct km__header *header = &slots->slot[slots->chosen];
+        if (km__is_live(map)) {
+            journal->end = km__header_cursor(header);
+            journal->end.generation = lives ? visible : km__live_generation(map, header);
+            journal->durable = header->generation;
+            return 0;
+        }
+        look_at_journal(map, header, visible, !lives, journal);
+        if (!lives || journal->end.generation >= visible)
+            break; /* else a checkpoint went by, and the frames were used again */
+    }
+    return 0;
+}
+
+int km__newest_generation(km_map *map, uint64_t *generation) {
+    struct km__slots slots;
+    struct journal_state journal = {.used = 0};
+    const int result = look_at_state(map, false, &slots, &journal);
+    *generation = journal.end.generation;
+    return result;
+}
+
+static uint32_t has_read_only_handles(km_map *map) {
+    return os_lock_probe(map->locks, KM__LOCK_BASE + KM__READ_ONLY_USER, 1, OS_LOCK_WRITE, NULL) == 1 ? 1u : 0u;
+}
+
+static int fill_raw_info(km_map *map, struct km_info *info) {
+    struct os_file_info file;
+    const int result = os_file_info(map->file, &file);
+    if (result != 0)
+        return result;
+    info->mode = KM_RAW;
+    info->checksum = KM_CHECKSUM_NONE;
+    info->size = info->max_size = map->cursor.data_size;
+    info->file_size = file.size;
+    info->file_allocated = file.allocated;
+    info->handles = count_raw_handles(map);
+    info->read_only_handles = has_read_only_handles(map);
+    info->paging_file = map->named;
+    snprintf(info->tracker, sizeof info->tracker, "none");
+    return 0;
+}
+
 static int fill_info(km_map *map, struct km_info *info) {
     struct km__slots slots;
     struct journal_state journal = {.used = 0};
     bool lives = false;
-    int result = session_lives(map, &lives);
-    for (int tries = 0; result == 0 && tries < LOOK_TRIES; tries++) {
-        const uint64_t visible = lives ? km__load(&map->control->visible) : UINT64_MAX;
-        result = km__slots_load(map, &slots);
-        if (result == 0)
-            result = km__regions_follow(map, &slots.slot[slots.chosen]);
-        if (result != 0)
-            return result;
-        look_at_journal(map, &slots.slot[slots.chosen], visible, !lives, &journal);
-        if (!lives || journal.end.generation >= visible)
-            break; /* else a checkpoint went by, and the frames were used again */
-    }
+    int result = km__session_lives(map, &lives);
+    if (result == 0)
+        result = look_at_state(map, lives, &slots, &journal);
     struct os_file_info file;
     if (result == 0)
         result = os_file_info(map->file, &file);
     if (result != 0)
         return result;
+    const struct km__header *header = &slots.slot[slots.chosen];
+    const bool live = km__is_live(map);
     info_from_header(&slots.slot[slots.chosen], info);
     info->header_slots = (slots.result[0] == 0 ? 1u : 0u) | (slots.result[1] == 0 ? 2u : 0u);
     info->size = journal.end.data_size;
     info->generation = journal.end.generation;
     info->digest = journal.end.digest;
     info->journal_used = journal.used;
-    info->durable_generation = lives ? km__load(&map->control->durable) : journal.durable;
+    info->durable_generation = lives && !live ? km__load(&map->control->durable) : journal.durable;
     info->file_size = file.size;
     info->file_allocated = file.allocated;
     info->patched_pages = map->index.count;
     info->handles = lives ? count_handles(map) : 0;
-    info->clean = info->handles == 0 && journal.used == 0 && (slots.slot[slots.chosen].flags & KM__HEADER_CLEAN) != 0;
-    info->read_only_handles =
-        os_lock_probe(map->locks, KM__LOCK_BASE + KM__READ_ONLY_USER, 1, OS_LOCK_WRITE, NULL) == 1 ? 1u : 0u;
-    info->damaged = !lives && !info->clean && is_cut_off(map, &slots.slot[slots.chosen], journal.end.generation);
+    info->clean = info->handles == 0 && journal.used == 0 && (header->flags & KM__HEADER_CLEAN) != 0;
+    info->read_only_handles = has_read_only_handles(map);
+    info->damaged = !lives && !live && !info->clean && is_cut_off(map, header, journal.end.generation);
+    info->paging_file = map->named;
+    info->abandoned = live && km__live_is_abandoned(map, header, lives);
     info->failed = lives ? atomic_load(&map->control->failed) : 0;
     snprintf(info->tracker, sizeof info->tracker, "%s", tracker_name(map));
     return 0;
@@ -152,7 +207,7 @@ int km_get_info(km_map *map, struct km_info *info) {
         result = km__error(KM_EINVAL, "%s: info.struct_size: set it to sizeof(struct km_info)", map->path);
     } else {
         km__struct_clear(info, info->struct_size);
-        result = fill_info(map, info);
+        result = map->raw ? fill_raw_info(map, info) : fill_info(map, info);
     }
     return km__leave(map, result);
 }
@@ -209,7 +264,7 @@ static int log_from(km_map *map, struct log *log, struct km__cursor cursor, uint
 static int log_collect(km_map *map, struct log *log, bool *damaged) {
     struct km__slots slots;
     bool lives = false;
-    int result = session_lives(map, &lives);
+    int result = km__session_lives(map, &lives);
     if (result == 0)
         result = km__slots_load(map, &slots);
     if (result != 0)
@@ -238,7 +293,14 @@ int km_log(km_map *map, km_log_function *each, void *context) {
         return result;
     struct log log = {0};
     bool damaged = false;
-    if (each == NULL)
+    if (map->raw)
+        result = km__raw_refuse(map, "km_log()");
+    else if (km__is_live(map))
+        result = km__error(KM_EUNSUPPORTED,
+                           "%s: a live map has no journal, as its stores are seen without a commit: km_wait() tells of "
+                           "new generations (keepmap watch)",
+                           map->path);
+    else if (each == NULL)
         result = km__error(KM_EINVAL, "%s: km_log() needs a function to call", map->path);
     else if (map->access != 0)
         result = km__error(KM_EMISUSE, "%s: km_log() inside a transaction: end it first", map->path);
@@ -280,10 +342,12 @@ int km_who(km_map *map, km_who_function *each, void *context) {
     if (result != 0)
         return result;
     bool lives = false;
-    if (each == NULL)
+    if (map->raw)
+        result = km__raw_refuse(map, "km_who()");
+    else if (each == NULL)
         result = km__error(KM_EINVAL, "%s: km_who() needs a function to call", map->path);
     else
-        result = session_lives(map, &lives);
+        result = km__session_lives(map, &lives);
     const uint32_t limit = lives ? km__slot_limit(map->control) : 0;
     for (uint32_t i = 0; i < limit && result == 0; i++) {
         struct km_user user;

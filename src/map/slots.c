@@ -24,14 +24,15 @@ enum { LOAD_TRIES = 64 };
 /* H4: what is mapped never moves, shrinks or changes its kind under a handle. */
 static int check_mapped(const km_map *map, const struct km__header *header) {
     const struct km__header *now = &map->header;
-    if (map->journal_region.address == NULL)
+    if (map->table_region.address == NULL)
         return 0;
     const bool same = header->table_offset == now->table_offset && header->table_capacity == now->table_capacity &&
                       header->data_capacity == now->data_capacity && header->journal_offset == now->journal_offset &&
                       header->journal_size == now->journal_size;
-    if (memcmp(header->uuid, now->uuid, sizeof now->uuid) == 0 && header->checksum_kind == now->checksum_kind &&
-        header->data_offset == now->data_offset && header->data_capacity >= now->data_capacity &&
-        header->journal_size >= now->journal_size && (same || header->geometry > now->geometry))
+    if (memcmp(header->uuid, now->uuid, sizeof now->uuid) == 0 && header->mode == now->mode &&
+        header->checksum_kind == now->checksum_kind && header->data_offset == now->data_offset &&
+        header->data_capacity >= now->data_capacity && header->journal_size >= now->journal_size &&
+        (same || header->geometry > now->geometry))
         return 0;
     return km__error(KM_EHEADER, "%s: its header was replaced while it was open: close it everywhere and open it again",
                      map->path);
@@ -102,7 +103,7 @@ struct km__cursor km__header_cursor(const struct km__header *header) {
 
 int km__home_cover(km_map *map, uint64_t data_size) {
     const uint64_t length = km__pages_of(data_size) * KM__PAGE;
-    if (map->home_region.length < length) {
+    if (!km__is_live(map) && map->home_region.length < length) {
         struct os_region grown = {0};
         const int result = os_region_map(&grown, map->file, map->header.data_offset, length, false);
         if (result != 0)
@@ -126,7 +127,8 @@ int km__regions_map(km_map *map, const struct km__header *header) {
     result = os_region_map(&table, map->file, header->table_offset, table_length, false);
     if (result != 0)
         return result;
-    result = os_region_map(&journal, map->file, header->journal_offset, header->journal_size, false);
+    if (header->mode != KM_LIVE)
+        result = os_region_map(&journal, map->file, header->journal_offset, header->journal_size, false);
     if (result != 0) {
         os_region_unmap(&table);
         return result;
@@ -175,14 +177,30 @@ static int look_at_file(km_map *map) {
                          map->path);
     if (info.links == 0)
         return km__error(KM_ESTALE, "%s: the file was removed or replaced: open the map again", map->path);
-    if (info.size < km__header_file_end(&map->header))
+    if (info.size < (map->raw ? map->cursor.data_size : km__header_file_end(&map->header)))
         return km__error(KM_ESTALE, "%s: the file was cut short to %llu bytes: restore it from a copy", map->path,
                          (unsigned long long)info.size);
     return 0;
 }
 
-int km__still_there(km_map *map) {
+int km__guard_check(km_map *map) {
+    if ((map->flags & KM_GUARD) == 0 || map->file == NULL || (!map->faulted && !os_file_faulted(map->file)))
+        return 0;
+    map->faulted = map->lost = true;
     const int result = look_at_file(map);
+    if (result != 0)
+        return result;
+    return km__error(KM_EIO,
+                     "%s: the disk did not deliver a page of it, and zeros were shown instead: close it, look into the "
+                     "system's log, and check the disk before trusting it again",
+                     map->path);
+}
+
+int km__still_there(km_map *map) {
+    int result = km__guard_check(map);
+    if (result != 0)
+        return result;
+    result = look_at_file(map);
     map->lost = map->lost || result == KM_ESTALE;
     return result;
 }

@@ -107,7 +107,9 @@ int km_begin(km_map *map, enum km_access access) {
     int result = km__enter(map);
     if (result != 0)
         return result;
-    if (access != KM_READ && access != KM_WRITE)
+    if (map->raw)
+        result = km__raw_refuse(map, "km_begin()");
+    else if (access != KM_READ && access != KM_WRITE)
         result = km__error(KM_EINVAL, "%s: access %d is neither KM_READ nor KM_WRITE", map->path, (int)access);
     else if (map->access != 0)
         result =
@@ -115,6 +117,8 @@ int km_begin(km_map *map, enum km_access access) {
     else if (access == KM_WRITE && map->read_only)
         result =
             km__error(KM_EREADONLY, "%s: this handle was opened with KM_READONLY: open another to write", map->path);
+    else if (km__is_live(map))
+        return km__leave(map, km__live_begin(map, access));
     else if ((map->flags & KM_CHECK) != 0)
         result = km__check_stray(map);
     if (result == 0)
@@ -129,13 +133,15 @@ int km_touch(km_map *map, uint64_t offset, uint64_t length) {
     if (result != 0)
         return result;
     const uint64_t size = map->cursor.data_size;
-    if (map->access != KM_WRITE)
+    if (map->raw)
+        result = km__raw_refuse(map, "km_touch()");
+    else if (map->access != KM_WRITE)
         result = km__error(KM_EMISUSE, "%s: km_touch() outside a write transaction: begin one first", map->path);
     else if (offset > size || length > size - offset)
         result = km__error(KM_EINVAL,
                            "%s: %" PRIu64 " bytes at offset %" PRIu64 " lie outside the data of %" PRIu64 " bytes",
                            map->path, length, offset, size);
-    else if (length > 0)
+    else if (length > 0 && !km__is_live(map))
         result = km__range_list_add(&map->declared, offset, length);
     return km__leave(map, result);
 }
@@ -305,6 +311,8 @@ static int write_frame(struct build *build, uint64_t deadline) {
     if (result == 0)
         result = km__home_cover(map, build->data_size);
     if (result == 0)
+        result = km__guard_check(map); /* what was read as zeros must not become a commit */
+    if (result == 0)
         result = km__journal_append(map, bytes, length, position);
     if (result != 0)
         return result;
@@ -342,6 +350,8 @@ int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline) {
     const bool nothing = result == 0 && map->builder.page_count == 0 && new_size == map->cursor.data_size;
     if (result == 0 && !nothing)
         result = write_frame(&build, deadline);
+    if (result != 0 && km__guard_check(map) != 0)
+        result = KM_ESTALE; /* whatever zeros were taken for */
     if (result != 0 && !is_final(result))
         return result;
     const uint64_t mine = map->cursor.generation;
@@ -366,6 +376,8 @@ int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline) {
 /* ---- end --------------------------------------------------------------------------------------------------------- */
 
 int km__end(km_map *map, bool keep) {
+    if (km__is_live(map))
+        return km__live_end(map, keep);
     if (map->access == KM_WRITE && keep)
         return km__commit_write(map, map->cursor.data_size, km__deadline(map));
     if (map->access == KM_WRITE) {
@@ -387,7 +399,9 @@ static int end(km_map *map, bool keep, const char *name) {
     int result = km__enter_lost(map);
     if (result != 0)
         return result;
-    if (map->access == 0)
+    if (map->raw)
+        result = km__raw_refuse(map, name);
+    else if (map->access == 0)
         result = km__error(KM_EMISUSE, "%s: %s outside a transaction: begin one first", map->path, name);
     else
         result = km__end(map, keep);
@@ -416,7 +430,11 @@ int km_sync(km_map *map) {
     if (result != 0)
         return result;
     result = may_write(map, "km_sync()");
-    if (result == 0)
+    if (result == 0 && map->raw)
+        result = os_view_sync(&map->view);
+    else if (result == 0 && km__is_live(map))
+        result = km__live_seal(map, km__deadline(map), false);
+    else if (result == 0)
         result = km__sync_to(map, km__load(&map->control->appended), km__deadline(map));
     return km__leave(map, result);
 }
@@ -425,11 +443,13 @@ int km_checkpoint(km_map *map) {
     int result = km__enter(map);
     if (result != 0)
         return result;
-    result = may_write(map, "km_checkpoint()");
+    result = map->raw ? km__raw_refuse(map, "km_checkpoint()") : may_write(map, "km_checkpoint()");
     if (result == 0 && map->access == KM_WRITE)
         result = km__error(KM_EMISUSE, "%s: km_checkpoint() inside a write transaction: commit or abort it first",
                            map->path);
-    if (result == 0)
+    if (result == 0 && km__is_live(map))
+        result = km__live_seal(map, km__deadline(map), false);
+    else if (result == 0)
         result = km__checkpoint(map, km__deadline(map), false);
     return km__leave(map, result);
 }

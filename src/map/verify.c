@@ -7,6 +7,9 @@
  * frames after the checkpoint touch are checked twice: home against the table, unless a checkpoint died half-way,
  * and home with the frames applied against the frames' checksums.
  *
+ * A live map has no frames. Its pages are compared where they stand, while others may store to them: what does not
+ * match is damage only if the map is sealed, and still is when that is looked at again (S7 in live.c).
+ *
  * The caller's function may take long (somebody reads what it prints): what is found under a lock is told after it.
  */
 #include <inttypes.h>
@@ -179,6 +182,34 @@ static int page_damaged(struct verify *verify, uint64_t page, uint32_t expected,
     return add_note(verify, &finding, message);
 }
 
+static int page_changed(struct verify *verify, uint64_t page, uint32_t expected, uint32_t found) {
+    char message[160];
+    verify->report->pages_changed++;
+    snprintf(message, sizeof message, "page %" PRIu64 " was changed since the last seal, or during it", page);
+    const struct km_finding finding = {
+        .error = KM_ECHANGED, .page = page, .offset = page * KM__PAGE, .expected = expected, .found = found};
+    return add_note(verify, &finding, message);
+}
+
+/* S7: a live map that is sealed, and was when the page was looked at. */
+static int is_sealed(struct verify *verify, bool *sealed) {
+    struct km__slots slots;
+    const int result = km__slots_load(verify->map, &slots);
+    *sealed = result == 0 && (newest(verify)->flags & KM__HEADER_CLEAN) != 0 &&
+              (slots.slot[slots.chosen].flags & KM__HEADER_CLEAN) != 0 &&
+              slots.slot[slots.chosen].sequence == newest(verify)->sequence;
+    return result;
+}
+
+static int tell_page(struct verify *verify, uint64_t page, uint32_t expected, uint32_t found) {
+    bool sealed = true;
+    const int result = km__is_live(verify->map) ? is_sealed(verify, &sealed) : 0;
+    if (result != 0)
+        return result;
+    return sealed ? page_damaged(verify, page, expected, found, "the table says")
+                  : page_changed(verify, page, expected, found);
+}
+
 /* Whether pages [first, first + count) and their table entries are all holes: zeros that match. */
 static int is_hole(struct verify *verify, uint64_t first, uint64_t count, bool *hole) {
     const struct km__header *header = newest(verify);
@@ -199,16 +230,17 @@ static int verify_pages(struct verify *verify, uint64_t first, uint64_t count) {
     km_map *map = verify->map;
     const struct km__header *header = newest(verify);
     const bool mixed = header->target > header->generation; /* a checkpoint died here */
+    const unsigned char *home = km__is_live(map) ? map->view.address : map->home_region.address;
     int result = 0;
     for (uint64_t page = first; page < first + count && result == 0; page++) {
         const struct km__patch *framed = km__index_find(&verify->framed, page);
         if (mixed && framed != NULL)
             continue;
         const uint32_t expected = km__table_entry(map, page);
-        const uint32_t found = km__checksum_page(header->checksum_kind, map->home_region.address + page * KM__PAGE);
+        const uint32_t found = km__checksum_page(header->checksum_kind, home + page * KM__PAGE);
         verify->report->pages_checked++;
         if (found != expected)
-            result = page_damaged(verify, page, expected, found, "the table says");
+            result = tell_page(verify, page, expected, found);
     }
     return result;
 }
@@ -255,7 +287,9 @@ static int verify_digest(struct verify *verify) {
     int result = lock_chunk(verify);
     if (result != 0)
         return result;
-    const bool mixed = newest(verify)->target > newest(verify)->generation;
+    bool mixed = newest(verify)->target > newest(verify)->generation;
+    if (km__is_live(verify->map)) /* the entries of an unsealed map are a mixture of two seals */
+        mixed = (newest(verify)->flags & KM__HEADER_CLEAN) == 0;
     result = km__table_digest(verify->map, km__pages_of(newest(verify)->data_size), &verify->report->digest);
     verify->report->digest_matches = mixed || verify->report->digest == newest(verify)->digest;
     km__unlock(verify->map, KM__CHECKPOINT);
@@ -293,7 +327,9 @@ int km_verify(km_map *map, struct km_report *report, km_progress *progress, void
     int result = km__enter(map);
     if (result != 0)
         return result;
-    if (report == NULL || !km__struct_holds(report->struct_size, sizeof *report))
+    if (map->raw)
+        result = km__raw_refuse(map, "km_verify()");
+    else if (report == NULL || !km__struct_holds(report->struct_size, sizeof *report))
         result = km__error(KM_EINVAL, "%s: report.struct_size: set it to sizeof(struct km_report)", map->path);
     else if (map->access != 0)
         result = km__error(KM_EMISUSE, "%s: km_verify() inside a transaction: end it first", map->path);
@@ -302,13 +338,15 @@ int km_verify(km_map *map, struct km_report *report, km_progress *progress, void
     km__struct_clear(report, report->struct_size);
     struct verify verify = {.map = map, .report = report, .progress = progress, .context = context};
     verify.deadline = km__deadline(map);
-    result = verify_patched(&verify);
+    result = km__is_live(map) ? 0 : verify_patched(&verify);
     if (result == 0)
         result = lock_chunk(&verify);
     if (result == 0) {
         verify.total = km__pages_of(newest(&verify)->data_size) * KM__PAGE;
         result = verify_slots(&verify);
-        if (result == 0)
+        report->generation = newest(&verify)->generation;
+        report->pages = km__pages_of(newest(&verify)->data_size);
+        if (result == 0 && !km__is_live(map))
             result = verify_frames(&verify);
         km__unlock(map, KM__CHECKPOINT);
         if (result == 0)

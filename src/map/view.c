@@ -54,9 +54,9 @@ static int view_create(km_map *map, uint64_t data_size) {
     const uint64_t length = km__pages_of(data_size) * KM__PAGE;
     const uint64_t capacity = km__pages_of(map->header.data_capacity) * KM__PAGE;
     const uint64_t slack = capacity > RESERVE_SLACK ? capacity : RESERVE_SLACK;
-    int result = os_view_map(&map->view, map->file, map->header.data_offset, length, capacity + slack);
+    int result = os_view_map(&map->view, map->file, OS_VIEW_PRIVATE, map->header.data_offset, length, capacity + slack);
     if (result != 0)
-        result = os_view_map(&map->view, map->file, map->header.data_offset, length, capacity);
+        result = os_view_map(&map->view, map->file, OS_VIEW_PRIVATE, map->header.data_offset, length, capacity);
     return result;
 }
 
@@ -72,6 +72,8 @@ static void view_drop_all(km_map *map) {
 
 int km__rebase(km_map *map, const struct km__header *header) {
     int result = km__regions_follow(map, header);
+    if (result == 0 && km__is_live(map))
+        return km__live_map(map);
     if (result == 0 && map->view.address == NULL)
         result = view_create(map, header->data_size);
     if (result == 0)

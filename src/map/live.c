@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Live maps: one shared view, whose stores every process sees at once; the writer's lock; and the seal, which brings
+ * the page checksums up to date with the bytes.
+ *
+ * There is no journal: control, table and data are all. `generation` of the header is that of the last seal, `visible`
+ * in control that of the last commit. The clean flag of the header says "sealed, and nobody can have stored since": a
+ * page that does not match its checksum is damage then, and only then.
+ *
+ * Rules, and the failure that each prevents:
+ *  S1 [model: live] The flag is off, durably and in both slots, before the first handle that may write gets a pointer.
+ *     Otherwise a power cut leaves stores under a header that calls them checked, and good data is taken for damage.
+ *  S2 [model: live] A seal computes the checksums of all pages, writes the entries that changed, syncs the file (which
+ *     brings the stores to the disk too), and only then writes both header slots. A seal that dies half-way leaves the
+ *     flag off: its mixed table accuses nobody. It runs under CHECKPOINT, so that two seals do not mix their entries.
+ *  S3 [model: live] Only the last handle that may write sets the flag, under ATTACH and after its own seal: nobody else
+ *     is there who could store between the checksum and the flag.
+ *  S4 A hole of the data is sealed too, with entries of zero: after a power cut an entry can be on the disk whose page
+ *     is not.
+ *  S5 [model: live] Who has WRITER writes its slot into `holder` before it returns to its user, and takes it out
+ *     before it lets go of WRITER. Who gets WRITER and finds a holder knows that it died, and tells its user so, with
+ *     the transaction open, until one of them commits. As words are not trusted for liveness (L1), this one only says
+ *     what the lock has said already: that its holder is gone.
+ *  S6 [model: live] The first to attach keeps `holder` if control is of this start of the machine, and sets it if the
+ *     machine was started anew and the map was not sealed: then any page may be older than the next. A last close that
+ *     finds it set seals, but leaves the flag off, so that the mark outlives the machine.
+ *  S7 A mismatch that verify finds counts as damage only if the flag is still there when it is looked at again after
+ *     the page: a writer may have attached between the first look and the page.
+ *
+ * The generation goes on from one session to the next of the same start of the machine by control; after another start
+ * it is that of the last seal.
+ */
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "map.h"
+
+#define ENTRIES (KM__PAGE / sizeof(uint32_t)) /* checksums in a page of the table */
+
+/* Whose death a new start of the machine leaves in `holder`: nobody's slot. */
+#define HOLDER_UNKNOWN UINT32_MAX
+
+/* Address space kept beyond the capacity, so that growth beyond max_size finds room at the next address. */
+#define RESERVE_SLACK (UINT64_C(64) << 30)
+
+/* ---- attach ------------------------------------------------------------------------------------------------------ */
+
+static void boot_words(uint64_t words[2]) {
+    uint8_t id[16];
+    os_boot_id(id);
+    memcpy(words, id, sizeof id);
+}
+
+/* Whether control was written since the machine was started. */
+static bool same_boot(const struct km__control *control) {
+    uint64_t now[2];
+    boot_words(now);
+    return km__load(&control->magic) == KM__CONTROL_MAGIC && (now[0] | now[1]) != 0 &&
+           km__load(&control->boot[0]) == now[0] && km__load(&control->boot[1]) == now[1];
+}
+
+uint64_t km__live_generation(const km_map *map, const struct km__header *header) {
+    const uint64_t visible = km__load(&map->control->visible);
+    return same_boot(map->control) && visible > header->generation && visible <= KM__GENERATION_MAX
+               ? visible
+               : header->generation;
+}
+
+bool km__live_is_abandoned(km_map *map, const struct km__header *header, bool lives) {
+    if (map->access == KM_WRITE)
+        return map->abandoned;
+    if (!lives && !same_boot(map->control))
+        return (header->flags & KM__HEADER_CLEAN) == 0;
+    return atomic_load_explicit(&map->control->holder, memory_order_acquire) != 0 &&
+           os_lock_probe(map->locks, KM__LOCK_BASE + KM__WRITER, 1, OS_LOCK_READ, NULL) == 0;
+}
+
+/* S6. `holder` before `boot`: who dies between the two leaves a control that still is of another start. */
+static void keep_holder(struct km__control *control, bool same, bool sealed) {
+    if (same)
+        return;
+    uint64_t now[2];
+    boot_words(now);
+    atomic_store(&control->holder, sealed ? 0 : HOLDER_UNKNOWN);
+    atomic_store(&control->boot[0], now[0]);
+    atomic_store(&control->boot[1], now[1]);
+}
+
+int km__live_rebuild(km_map *map, struct km__slots *slots) {
+    struct km__control *control = map->control;
+    struct km__header header = slots->slot[slots->chosen];
+    const uint64_t generation = km__live_generation(map, &header);
+    const bool same = same_boot(control);
+    int result = 0;
+    if (header.generation == 0)
+        result = os_file_sync_name(map->file, map->path); /* O8 */
+    if (result != 0)
+        return result;
+    km__control_clear(control, generation);
+    keep_holder(control, same, (header.flags & KM__HEADER_CLEAN) != 0);
+    header.flags &= ~(uint64_t)KM__HEADER_CLEAN;
+    result = km__slots_store_both(map, slots, &header); /* S1; written anew in any case: see O2 */
+    if (result != 0)
+        return result;
+    atomic_store(&control->durable, header.generation);
+    atomic_store(&control->checkpointed, header.generation);
+    atomic_store(&control->geometry, header.geometry);
+    return 0;
+}
+
+int km__live_map(km_map *map) {
+    const uint64_t length = km__pages_of(map->header.data_size) * KM__PAGE;
+    const uint64_t capacity = km__pages_of(map->header.data_capacity) * KM__PAGE;
+    const uint64_t slack = capacity > RESERVE_SLACK ? capacity : RESERVE_SLACK;
+    const enum os_view_kind kind = map->read_only ? OS_VIEW_SHARED_READ_ONLY : OS_VIEW_SHARED;
+    if (map->view.address != NULL)
+        return 0;
+    int result = os_view_map(&map->view, map->file, kind, map->header.data_offset, length, capacity + slack);
+    if (result != 0)
+        result = os_view_map(&map->view, map->file, kind, map->header.data_offset, length, capacity);
+    return result;
+}
+
+/* ---- begin and end ----------------------------------------------------------------------------------------------- */
+
+int km__live_refresh(km_map *map) {
+    bool lives = false;
+    struct km__slots slots;
+    int result = km__session_lives(map, &lives);
+    if (result == 0 && (!lives || km__load(&map->control->geometry) != map->header.geometry)) {
+        result = km__slots_load(map, &slots);
+        if (result == 0)
+            result = km__regions_follow(map, &slots.slot[slots.chosen]);
+        if (result == 0)
+            result = os_view_grow(&map->view, km__pages_of(map->header.data_size) * KM__PAGE);
+    }
+    if (result != 0)
+        return result;
+    map->cursor.data_size = map->header.data_size;
+    map->cursor.generation =
+        lives ? km__load(&map->control->visible) : km__live_generation(map, &slots.slot[slots.chosen]);
+    return 0;
+}
+
+/* Take WRITER and bring the handle up to date. */
+static int lock_writer(km_map *map, uint64_t deadline) {
+    int result = km__failed(map) ? km__failed_error(map) : km__still_there(map);
+    if (result == 0)
+        result = km__lock_wait(map, KM__WRITER, OS_LOCK_WRITE, deadline);
+    if (result != 0)
+        return result;
+    result = km__failed(map) ? km__failed_error(map) : km__live_refresh(map);
+    if (result != 0)
+        km__unlock(map, KM__WRITER);
+    return result;
+}
+
+int km__live_begin(km_map *map, enum km_access access) {
+    if (access == KM_READ) {
+        const int result = km__live_refresh(map);
+        if (result == 0)
+            map->access = KM_READ;
+        return result;
+    }
+    const int result = lock_writer(map, km__deadline(map));
+    if (result != 0)
+        return result;
+    map->abandoned = atomic_load(&map->control->holder) != 0;
+    atomic_store(&map->control->holder, map->slot + 1); /* S5 */
+    atomic_thread_fence(memory_order_seq_cst);          /* before the user's own stores */
+    km__pin(map, map->cursor.generation);               /* for others to see */
+    map->access = KM_WRITE;
+    if (!map->abandoned)
+        return 0;
+    return km__error(KM_EABANDONED,
+                     "%s: the last writer died inside its transaction, or the machine did, so the data may be half "
+                     "changed: this transaction is open; repair the data and commit it, or abort",
+                     map->path);
+}
+
+int km__live_end(km_map *map, bool keep) {
+    struct km__control *control = map->control;
+    const bool writing = map->access == KM_WRITE;
+    map->access = 0;
+    if (!writing)
+        return 0;
+    int result = km__still_there(map);
+    if (map->lost) {
+        km__unlock(map, KM__WRITER);
+        return result;
+    }
+    if (keep || !map->abandoned)
+        atomic_store(&control->holder, 0); /* S5; what was stored before is seen by who sees this */
+    if (keep) {
+        map->cursor.generation = km__load(&control->visible) + 1;
+        km__raise(&control->appended, map->cursor.generation);
+        km__publish(map, map->cursor.generation);
+    }
+    km__unpin(map);
+    km__unlock(map, KM__WRITER);
+    return 0;
+}
+
+/* ---- seal -------------------------------------------------------------------------------------------------------- */
+
+/* Whether a page of the table and the data that it is about are all holes: zeros that match (S4). */
+static int is_hole(km_map *map, uint64_t first, uint64_t count, bool *hole) {
+    uint64_t start = 0, stop = 0;
+    const uint64_t from = map->header.data_offset + first * KM__PAGE, end = from + count * KM__PAGE;
+    const int result = os_file_next_data(map->file, from, end, &start, &stop);
+    *hole = result == 0 && start >= end;
+    return result;
+}
+
+/* The entries of pages [first, first + count), written where they changed. */
+static int seal_block(km_map *map, uint64_t first, uint64_t count, uint64_t *digest) {
+    uint32_t block[ENTRIES] = {0};
+    bool hole = false;
+    const unsigned char *old = map->table_region.address + first * sizeof(uint32_t);
+    const int result = is_hole(map, first, count, &hole);
+    for (uint64_t i = 0; i < count && result == 0 && !hole; i++) {
+        block[i] = km__checksum_page(map->header.checksum_kind, map->view.address + (first + i) * KM__PAGE);
+        *digest += km__digest_mix(first + i, block[i]);
+    }
+    if (result != 0 || memcmp(block, old, (size_t)count * sizeof(uint32_t)) == 0)
+        return result;
+    return os_file_write(map->file, map->header.table_offset + first * sizeof(uint32_t), block,
+                         (size_t)count * sizeof(uint32_t));
+}
+
+/* S2, under CHECKPOINT. */
+static int seal(km_map *map, bool closing) {
+    struct km__slots slots;
+    struct km__control *control = map->control;
+    const uint64_t generation = km__load(&control->visible);
+    uint64_t digest = 0;
+    int result = km__slots_load(map, &slots);
+    if (result == 0)
+        result = km__regions_follow(map, &slots.slot[slots.chosen]);
+    if (result == 0)
+        result = os_view_grow(&map->view, km__pages_of(map->header.data_size) * KM__PAGE);
+    const uint64_t pages = km__pages_of(map->header.data_size);
+    const bool checked = map->header.checksum_kind != KM_CHECKSUM_NONE;
+    for (uint64_t first = 0; checked && result == 0 && first < pages; first += ENTRIES)
+        result = seal_block(map, first, pages - first < ENTRIES ? pages - first : ENTRIES, &digest);
+    if (result == 0)
+        result = km__guard_check(map);
+    if (result != 0)
+        return result == KM_EIO ? km__sync_failed(map, result) : result;
+    result = os_file_sync(map->file);
+    if (result != 0)
+        return km__sync_failed(map, KM_EIO);
+    struct km__header header = slots.slot[slots.chosen];
+    header.generation = header.target = generation;
+    header.digest = digest;
+    if (closing && atomic_load(&control->holder) == 0) /* S3, S6 */
+        header.flags |= KM__HEADER_CLEAN;
+    result = km__slots_store_both(map, &slots, &header);
+    if (result != 0)
+        return result;
+    km__raise(&control->durable, generation);
+    km__raise(&control->checkpointed, generation);
+    return 0;
+}
+
+int km__live_seal(km_map *map, uint64_t deadline, bool closing) {
+    int result = km__still_there(map);
+    if (result == 0 && km__failed(map))
+        result = km__failed_error(map);
+    if (result == 0)
+        result = km__checkpoint_lock(map, deadline);
+    if (result != 0)
+        return result;
+    result = seal(map, closing);
+    km__checkpoint_unlock(map);
+    return result;
+}
+
+/* ---- growth ------------------------------------------------------------------------------------------------------ */
+
+/* Under WRITER: the new size, up to the capacity. The new bytes are zero: see G3. */
+static int grow_in_place(km_map *map, uint64_t size, uint64_t deadline) {
+    const uint64_t old = map->header.data_size;
+    int result = km__clear_way(map, old, size, deadline);
+    if (result == 0)
+        result = km__allocate_data(map->file, &map->header, size);
+    if (result == 0)
+        result = km__checkpoint_lock(map, deadline);
+    if (result != 0)
+        return result;
+    struct km__slots slots;
+    result = km__slots_load(map, &slots);
+    if (result == 0) {
+        struct km__header header = slots.slot[slots.chosen];
+        for (uint64_t at = old; at % KM__PAGE != 0; at++) /* stored there by mistake */
+            map->view.address[at] = 0;
+        header.data_size = size;
+        header.geometry++;
+        result = km__slots_store_both(map, &slots, &header);
+    }
+    if (result == 0)
+        result = km__regions_map(map, &slots.slot[slots.chosen]);
+    if (result == 0)
+        km__raise(&map->control->geometry, map->header.geometry);
+    km__checkpoint_unlock(map);
+    return result == 0 ? km__live_refresh(map) : result;
+}
+
+int km__live_grow(km_map *map, uint64_t size, uint64_t deadline) {
+    for (bool moved = false;; moved = true) {
+        int result = lock_writer(map, deadline);
+        if (result != 0)
+            return result;
+        const uint64_t now = map->header.data_size;
+        const bool fits = size <= map->header.data_capacity;
+        if (size > now && fits)
+            result = grow_in_place(map, size, deadline);
+        if (size > now && fits && result == 0) {
+            map->cursor.generation = km__load(&map->control->visible) + 1;
+            km__raise(&map->control->appended, map->cursor.generation);
+            km__publish(map, map->cursor.generation);
+        }
+        km__unlock(map, KM__WRITER);
+        if (result != 0 || size == now || (size > now && fits))
+            return result;
+        if (size < now)
+            return km__error(KM_ESIZE, "%s: it has %" PRIu64 " bytes already, and maps do not shrink", map->path, now);
+        if (moved)
+            return km__error(KM_EBUSY, "%s: it was changed while it grew: try again", map->path);
+        result = km__grow_beyond(map, size, deadline);
+        if (result != 0)
+            return result;
+    }
+}
