@@ -89,6 +89,11 @@ struct km_map {
     size_t trim_retry;         /* places of frames from which forgetting some is tried again */
     uint64_t checkpoint_retry; /* bytes of the journal in use from which a checkpoint is tried again */
 
+    /* Waiting, and waking: see wait.c. */
+    uint64_t wait_spin_ns; /* how long the next spin may take */
+    uint32_t wait_count;   /* waits that could spin */
+    uint32_t wait_suspect; /* the marked slot that was looked at last */
+
     /* Handles without write permission. */
     bool reader_locked;
     uint64_t reader_generation; /* READER + this is locked */
