@@ -295,7 +295,7 @@ int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length,
         km__raise(&control->appended, mine);
     if (fast && result == 0) {
         sync_end(map);
-        km__raise(&control->visible, mine); /* J5 */
+        km__publish(map, mine); /* J5 */
         km__raise(&control->durable, mine);
     }
     if (fast)
@@ -438,7 +438,7 @@ int km__sync_to(km_map *map, uint64_t generation, uint64_t deadline) {
         if (km__load(&control->durable) < generation && !km__failed(map)) {
             result = sync_stretch(map, &last);
             if (result == 0) {
-                km__raise(&control->visible, last); /* J5 */
+                km__publish(map, last); /* J5 */
                 km__raise(&control->durable, last);
             }
         }

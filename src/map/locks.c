@@ -167,6 +167,7 @@ int km__slot_take(km_map *map) {
         struct km__slot *slot = &control->slot[i];
         atomic_store_explicit(&slot->pin, KM__NO_PIN, memory_order_relaxed);
         atomic_store_explicit(&slot->waiting, 0, memory_order_relaxed);
+        atomic_fetch_and_explicit(&control->waiting[i / 64], ~(UINT64_C(1) << i % 64), memory_order_seq_cst); /* W3 */
         atomic_store_explicit(&slot->waiter, map->waiter_name, memory_order_relaxed);
         atomic_store_explicit(&slot->process_id, map->process_id, memory_order_relaxed);
         atomic_store_explicit(&slot->process_start, os_process_start(map->process_id), memory_order_relaxed);

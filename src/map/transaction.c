@@ -337,7 +337,6 @@ static void checkpoint_if_due(km_map *map) {
 }
 
 int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline) {
-    struct km__control *control = map->control;
     struct build build = {
         .map = map, .data_size = new_size, .full_pages = (map->header.feature_readonly & KM__FEATURE_FULL_PAGES) != 0};
     int result = km__still_there(map);
@@ -362,7 +361,7 @@ int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline) {
     if (result != 0)
         return result;
     if ((map->flags & KM_LAZY) != 0)
-        km__raise(&control->visible, mine);
+        km__publish(map, mine);
     else
         result = km__sync_to(map, mine, UINT64_MAX);
     if (result != 0 && !is_final(result)) /* over, though not durable: no error that says "try again" */
