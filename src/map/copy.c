@@ -348,7 +348,7 @@ static int copy_header(const km_map *map, struct km__header *header) {
     header->digest = map->cursor.digest;
     header->journal_position = header->history_position = 0;
     header->flags = KM__HEADER_CLEAN;
-    int result = km__new_uuid(header->uuid);
+    int result = km__uuid_make(header->uuid);
     if (result != 0)
         return result;
     header->journal_chain = header->history_chain = km__frame_first_chain(header->uuid);
