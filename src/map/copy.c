@@ -310,8 +310,39 @@ static int copy_bytes(struct os_file *from, uint64_t from_offset, struct os_file
     return result;
 }
 
+/* Checksums are carried from a sealed map (P2). One that is in use has none that hold; if somebody attaches and stores in
+ * the middle of it, it was in use, and everything is written again. */
 static int fill_live(km_map *map, struct os_file *file, struct km__header *header) {
-    return copy_bytes(map->file, map->header.data_offset, file, header, header->data_size);
+    struct copy copy = {.from = map->file,
+                        .to = file,
+                        .from_offset = map->header.data_offset,
+                        .header = header,
+                        .length = header->data_size};
+    bool sealed = false, abandoned = false;
+    int result = km__live_state(map, &sealed, &abandoned);
+    if (result == 0 && sealed) {
+        copy.carried = map;
+        result = copy_chunks(&copy);
+        if (result == 0 && copy.digest != header->digest)
+            result = km__error(KM_EJOURNAL,
+                               "%s: the digest of all checksums is not the one in the header: the table or the header "
+                               "was changed; run keepmap verify, restore it from an older copy",
+                               map->path); /* P3 */
+        free(copy.bytes);
+        copy.bytes = NULL;
+        const int looked = km__live_state(map, &sealed, &abandoned);
+        if (looked != 0 || sealed)
+            return looked != 0 ? looked : result;
+    }
+    if (result == 0 || result == KM_ECORRUPT || result == KM_EJOURNAL) {
+        copy.filled = copy.carried != NULL;
+        copy.carried = NULL;
+        copy.digest = 0;
+        result = copy_chunks(&copy);
+    }
+    free(copy.bytes);
+    header->digest = copy.digest;
+    return result;
 }
 
 static int fill_raw(km_map *map, struct os_file *file, struct km__header *header) {
@@ -345,7 +376,7 @@ static int copy_header(const km_map *map, struct km__header *header) {
     header->data_size = map->cursor.data_size;
     header->journal_size = header->journal_configured;
     header->generation = header->target = header->history_generation = map->cursor.generation;
-    header->digest = map->cursor.digest;
+    header->digest = km__is_live(map) ? map->header.digest : map->cursor.digest;
     header->journal_position = header->history_position = 0;
     header->flags = KM__HEADER_CLEAN;
     int result = km__uuid_make(header->uuid);
@@ -420,9 +451,12 @@ static int copy_live(km_map *map, const char *path) {
     if (result != 0)
         return result;
     result = km__live_refresh(map);
+    bool sealed = false, abandoned = false;
     if (result == 0)
         result = copy_header(map, &header);
-    if (result == 0 && km__live_is_abandoned(map)) /* P7 */
+    if (result == 0)
+        result = km__live_state(map, &sealed, &abandoned);
+    if (result == 0 && abandoned) /* P7 */
         header.flags &= ~(uint64_t)KM__HEADER_CLEAN;
     if (result == 0)
         result = make(map, path, &header, fill_live);

@@ -76,6 +76,20 @@ bool km__live_is_abandoned(km_map *map, const struct km__header *header, bool li
            os_lock_probe(map->locks, KM__LOCK_BASE + KM__WRITER, 1, OS_LOCK_READ, NULL) == 0;
 }
 
+int km__live_state(km_map *map, bool *sealed, bool *abandoned) {
+    struct km__slots slots;
+    bool lives = false;
+    int result = km__session_lives(map, &lives);
+    if (result == 0)
+        result = km__slots_load(map, &slots);
+    if (result != 0)
+        return result;
+    const struct km__header *header = &slots.slot[slots.chosen];
+    *sealed = (header->flags & KM__HEADER_CLEAN) != 0;
+    *abandoned = km__live_is_abandoned(map, header, lives);
+    return 0;
+}
+
 /* S6. `holder` before `boot`: who dies between the two leaves a control that still is of another start. */
 static void keep_holder(struct km__control *control, bool same, bool sealed) {
     if (same)

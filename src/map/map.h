@@ -211,6 +211,7 @@ int km__live_seal(km_map *map, uint64_t deadline, bool closing);
 int km__live_grow(km_map *map, uint64_t size, uint64_t deadline);
 /** The newest generation, as far as anybody can tell without a session. */
 uint64_t km__live_generation(const km_map *map, const struct km__header *header);
+int km__live_state(km_map *map, bool *sealed, bool *abandoned);
 bool km__live_is_abandoned(km_map *map, const struct km__header *header, bool lives);
 
 /* ---- raw.c ---- */
