@@ -310,28 +310,30 @@ static int copy_bytes(struct os_file *from, uint64_t from_offset, struct os_file
     return result;
 }
 
-/* Checksums are carried from a sealed map (P2). One that is in use has none that hold; if somebody attaches and stores in
- * the middle of it, it was in use, and everything is written again. */
+/* Checksums are carried from a sealed map (P2). One that is in use has none that hold; if somebody attaches in the
+ * middle of it, it was in use, and everything is written again. */
 static int fill_live(km_map *map, struct os_file *file, struct km__header *header) {
     struct copy copy = {.from = map->file,
                         .to = file,
                         .from_offset = map->header.data_offset,
                         .header = header,
                         .length = header->data_size};
-    bool sealed = false, abandoned = false;
-    int result = km__live_state(map, &sealed, &abandoned);
-    if (result == 0 && sealed) {
+    struct km__header now;
+    bool abandoned = false;
+    int result = km__live_state(map, &now, &abandoned);
+    if (result == 0 && (now.flags & KM__HEADER_CLEAN) != 0) {
         copy.carried = map;
         result = copy_chunks(&copy);
-        if (result == 0 && copy.digest != header->digest)
+        if (result == 0 && copy.digest != now.digest)
             result = km__error(KM_EJOURNAL,
                                "%s: the digest of all checksums is not the one in the header: the table or the header "
                                "was changed; run keepmap verify, restore it from an older copy",
                                map->path); /* P3 */
         free(copy.bytes);
         copy.bytes = NULL;
-        const int looked = km__live_state(map, &sealed, &abandoned);
-        if (looked != 0 || sealed)
+        header->digest = copy.digest;
+        const int looked = km__live_state(map, &now, &abandoned);
+        if (looked != 0 || (now.flags & KM__HEADER_CLEAN) != 0)
             return looked != 0 ? looked : result;
     }
     if (result == 0 || result == KM_ECORRUPT || result == KM_EJOURNAL) {
@@ -376,7 +378,7 @@ static int copy_header(const km_map *map, struct km__header *header) {
     header->data_size = map->cursor.data_size;
     header->journal_size = header->journal_configured;
     header->generation = header->target = header->history_generation = map->cursor.generation;
-    header->digest = km__is_live(map) ? map->header.digest : map->cursor.digest;
+    header->digest = map->cursor.digest;
     header->journal_position = header->history_position = 0;
     header->flags = KM__HEADER_CLEAN;
     int result = km__uuid_make(header->uuid);
@@ -451,11 +453,12 @@ static int copy_live(km_map *map, const char *path) {
     if (result != 0)
         return result;
     result = km__live_refresh(map);
-    bool sealed = false, abandoned = false;
+    struct km__header now;
+    bool abandoned = false;
     if (result == 0)
         result = copy_header(map, &header);
     if (result == 0)
-        result = km__live_state(map, &sealed, &abandoned);
+        result = km__live_state(map, &now, &abandoned);
     if (result == 0 && abandoned) /* P7 */
         header.flags &= ~(uint64_t)KM__HEADER_CLEAN;
     if (result == 0)

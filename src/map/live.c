@@ -76,7 +76,7 @@ bool km__live_is_abandoned(km_map *map, const struct km__header *header, bool li
            os_lock_probe(map->locks, KM__LOCK_BASE + KM__WRITER, 1, OS_LOCK_READ, NULL) == 0;
 }
 
-int km__live_state(km_map *map, bool *sealed, bool *abandoned) {
+int km__live_state(km_map *map, struct km__header *header, bool *abandoned) {
     struct km__slots slots;
     bool lives = false;
     int result = km__session_lives(map, &lives);
@@ -84,8 +84,7 @@ int km__live_state(km_map *map, bool *sealed, bool *abandoned) {
         result = km__slots_load(map, &slots);
     if (result != 0)
         return result;
-    const struct km__header *header = &slots.slot[slots.chosen];
-    *sealed = (header->flags & KM__HEADER_CLEAN) != 0;
+    *header = slots.slot[slots.chosen];
     *abandoned = km__live_is_abandoned(map, header, lives);
     return 0;
 }

@@ -211,7 +211,8 @@ int km__live_seal(km_map *map, uint64_t deadline, bool closing);
 int km__live_grow(km_map *map, uint64_t size, uint64_t deadline);
 /** The newest generation, as far as anybody can tell without a session. */
 uint64_t km__live_generation(const km_map *map, const struct km__header *header);
-int km__live_state(km_map *map, bool *sealed, bool *abandoned);
+/** The newest header, whose clean flag says "sealed", and whether the next writer is told of a dead one. */
+int km__live_state(km_map *map, struct km__header *header, bool *abandoned);
 bool km__live_is_abandoned(km_map *map, const struct km__header *header, bool lives);
 
 /* ---- raw.c ---- */

@@ -18,9 +18,9 @@
  *     bit under its lock if nobody holds that.
  *  W4 Every sleep is bounded: a second, after which the waiter looks again. A committer can be killed after it raised
  *     `visible` and before it woke; the file can be removed, or a sync fail, and no commit comes to tell.
- *  W5 Who may not write can leave no mark, and sleeps 5 ms (or shorter, if somebody with a mark is woken). What is newest
- *     it answers as km_begin() does: the words of control while a session lives, between two looks at the same epoch
- *     (O4 in open.c); otherwise the header and the frames, which are read again when the epoch, the header's
+ *  W5 Who may not write can leave no mark, and sleeps 5 ms (or shorter, if somebody with a mark is woken). What is
+ *     newest it answers as km_begin() does: the words of control while a session lives, between two looks at the same
+ *     epoch (O4 in open.c); otherwise the header and the frames, which are read again when the epoch, the header's
  *     sequence or `appended` differ: a session may have come and gone between two looks.
  *
  * Before it sleeps a waiter spins, because a sleep and a wake cost more than a short wait. How long is learnt from the
