@@ -61,7 +61,8 @@ int os_file_create(struct os_file **file, const char *path, uint32_t permissions
 
 /**
  * Give a created file its name, and make the name durable. KM_EEXISTS if `path` exists and `replace` is false; with
- * `replace` the old file loses its name in the same instant. On KM_EIO the name may be there, but is not durable.
+ * `replace` the old file loses its name in the same instant. On KM_EIO the name may be there, but is not durable. An
+ * object is never replaced (KM_EUNSUPPORTED).
  */
 int os_file_publish(struct os_file *file, const char *path, bool replace);
 

@@ -31,6 +31,7 @@ static const struct {
     {ENFILE, KM_ESYSTEM, "raise the limit of open files of the system (fs.file-max)"},
     {ENOLCK, KM_ESYSTEM, "the system is out of locks, or the file system has none"},
     {EBADF, KM_ESYSTEM, "the program closed a descriptor that it did not open; close the handle and open it again"},
+    {EFAULT, KM_ESTALE, "a file that is mapped was cut short, or its disk cannot deliver: open it again"},
     {ENOTDIR, KM_ESYSTEM, "check the path: something in it is not a directory"},
     {ENAMETOOLONG, KM_ESYSTEM, "choose a shorter path"},
     {ELOOP, KM_ESYSTEM, "check the symbolic links in the path"},

@@ -71,6 +71,8 @@ static void set_nocow(int fd) {
 }
 
 int os_file_create(struct os_file **file, const char *path, uint32_t permissions) {
+    if (os_path_is_object(path))
+        return os__object_create(file, path, permissions);
     char *directory = os__file_directory(path);
     if (directory == NULL)
         return os__system_error(ENOMEM, "create", path);
@@ -110,16 +112,19 @@ int os_file_create(struct os_file **file, const char *path, uint32_t permissions
 
 /* ---- publication ------------------------------------------------------------------------------------------------- */
 
-/* Give the unnamed file a name; -1 and errno. AT_EMPTY_PATH needs no /proc, but a privilege or a new kernel. */
-static int link_unnamed(void *context, const char *name) {
-    const struct os_file *file = context;
+/* AT_EMPTY_PATH needs no /proc, but a privilege or a new kernel. */
+int os__file_link(const struct os_file *file, int directory, const char *name) {
     char link[40];
     snprintf(link, sizeof link, "/proc/self/fd/%d", file->descriptor.fd);
-    if (linkat(AT_FDCWD, link, AT_FDCWD, name, AT_SYMLINK_FOLLOW) == 0)
+    if (linkat(AT_FDCWD, link, directory, name, AT_SYMLINK_FOLLOW) == 0)
         return 0;
     if (errno != ENOENT)
         return -1;
-    return linkat(file->descriptor.fd, "", AT_FDCWD, name, AT_EMPTY_PATH);
+    return linkat(file->descriptor.fd, "", directory, name, AT_EMPTY_PATH);
+}
+
+static int link_unnamed(void *context, const char *name) {
+    return os__file_link(context, AT_FDCWD, name);
 }
 
 /* Move a name to another that must not exist yet; -1 and errno. */
@@ -154,11 +159,7 @@ static int sync_directory(const struct os_file *file, const char *path) {
     return error;
 }
 
-int os_file_publish(struct os_file *file, const char *path, bool replace) {
-    char *copy = strdup(path);
-    if (copy == NULL)
-        return os__system_error(ENOMEM, "publish", path);
-
+static int name_file(struct os_file *file, const char *path, bool replace) {
     int result = 0;
     if (replace) {
         /* A name can only be replaced by another name, so the file needs one first. */
@@ -168,20 +169,38 @@ int os_file_publish(struct os_file *file, const char *path, bool replace) {
     } else {
         result = file->temporary != NULL ? rename_exclusive(file->temporary, path) : link_unnamed(file, path);
     }
-    if (result != 0) {
-        int number = errno;
-        free(copy);
-        return os__system_error(number, "give the file this name", path);
-    }
+    if (result != 0)
+        return os__system_error(errno, "give the file this name", path);
     free(file->temporary);
     file->temporary = NULL;
+    return 0;
+}
+
+int os_file_publish(struct os_file *file, const char *path, bool replace) {
+    const bool is_object = os_path_is_object(path);
+    if (is_object != file->is_object)
+        return km__error(KM_EINVAL, "%s: cannot give it to what was created as %s: one is a file, the other is not",
+                         path, file->path);
+    if (is_object && replace)
+        return km__error(KM_EUNSUPPORTED,
+                         "%s: cannot replace an object backed by the paging file: it ends by itself, "
+                         "with its last user",
+                         path);
+    char *copy = strdup(path);
+    if (copy == NULL)
+        return os__system_error(ENOMEM, "publish", path);
+    const int error = is_object ? os__object_publish(file, path) : name_file(file, path, replace);
+    if (error != 0) {
+        free(copy);
+        return error;
+    }
     free(file->path);
     file->path = copy;
-    return sync_directory(file, path);
+    return os_file_sync_name(file, path);
 }
 
 int os_file_sync_name(struct os_file *file, const char *path) {
-    return sync_directory(file, path);
+    return file->is_object ? 0 : sync_directory(file, path);
 }
 
 /* ---- durable writes ---------------------------------------------------------------------------------------------- */
@@ -190,6 +209,8 @@ int os_file_write_durable(struct os_file *file, uint64_t offset, const void *byt
     int error = os__check_range(offset, length, "write", file->path);
     if (error != 0)
         return error;
+    if (file->is_object)
+        return os_file_write(file, offset, bytes, length);
     const unsigned char *from = bytes;
     while (length > 0) {
         struct iovec part = {.iov_base = (void *)(uintptr_t)from,
@@ -289,6 +310,34 @@ int os_file_next_data(struct os_file *file, uint64_t offset, uint64_t end, uint6
         return 0;
     }
     return os__system_error(errno, "look for data", file->path);
+}
+
+static bool is_no_to_sharing(int number) {
+    static const int numbers[] = {EOPNOTSUPP, EXDEV, EINVAL, ENOTTY, ENOSYS, EPERM, ETXTBSY};
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        if (numbers[i] == number)
+            return true;
+    }
+    return false;
+}
+
+int os_file_clone_range(struct os_file *from, uint64_t from_offset, struct os_file *to, uint64_t to_offset,
+                        uint64_t length) {
+    int error = os__check_range(from_offset, length, "share its blocks", from->path);
+    if (error == 0)
+        error = os__check_range(to_offset, length, "share blocks", to->path);
+    if (error != 0 || length == 0) /* for the system 0 means: up to the end */
+        return error;
+    struct file_clone_range range = {
+        .src_fd = from->descriptor.fd, .src_offset = from_offset, .src_length = length, .dest_offset = to_offset};
+    while (ioctl(to->descriptor.fd, FICLONERANGE, &range) != 0) {
+        if (is_no_to_sharing(errno))
+            return km__error(KM_EUNSUPPORTED, "%s: cannot share blocks with %s: %s: copy the bytes", to->path,
+                             from->path, strerror(errno));
+        if (errno != EINTR)
+            return os__system_error(errno, "share blocks", to->path);
+    }
+    return 0;
 }
 
 /* ---- coherence --------------------------------------------------------------------------------------------------- */

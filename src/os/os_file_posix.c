@@ -36,6 +36,7 @@ int os__file_adopt(struct os_file **file, int fd, const char *path, bool writabl
     }
     made->path = copy;
     made->writable = writable;
+    made->is_object = os_path_is_object(path);
     *file = made;
     return 0;
 }
@@ -60,6 +61,8 @@ const char *os__file_path(const struct os_file *file) {
  * the file is looked at through an O_PATH descriptor first, and the very file that was looked at is then opened.
  */
 int os_file_open(struct os_file **file, const char *path, bool writable) {
+    if (os_path_is_object(path))
+        return os__object_open(file, path, writable);
     int looked;
     do
         looked = open(path, O_PATH | O_CLOEXEC);
@@ -88,6 +91,7 @@ void os_file_close(struct os_file *file) {
     os__descriptor_close(&file->descriptor);
     if (file->temporary != NULL)
         unlink(file->temporary);
+    os__guard_release(file->guard);
     free(file->temporary);
     free(file->path);
     free(file);
@@ -99,6 +103,8 @@ int os_file_info(struct os_file *file, struct os_file_info *info) {
 }
 
 int os_file_is_at(struct os_file *file, const char *path) {
+    if (os_path_is_object(path))
+        return os__object_is_at(file, path);
     struct stat here, there;
     if (fstat(file->descriptor.fd, &here) != 0)
         return os__system_error(errno, "look at it", file->path);
@@ -108,6 +114,37 @@ int os_file_is_at(struct os_file *file, const char *path) {
         return os__system_error(errno, "look at it", path);
     }
     return here.st_dev == there.st_dev && here.st_ino == there.st_ino;
+}
+
+/* A symbolic link is a name of its own, even where it leads to the file, and stays. Somebody who gives the name to
+ * another file between the look and the removal loses it: POSIX cannot do both in one step. */
+int os_file_remove(struct os_file *file, const char *path) {
+    if (os_path_is_object(path))
+        return os__object_remove(file, path);
+    struct stat here, there;
+    if (fstat(file->descriptor.fd, &here) != 0)
+        return os__system_error(errno, "look at it", file->path);
+    if (lstat(path, &there) != 0)
+        return errno == ENOENT || errno == ENOTDIR ? 0 : os__system_error(errno, "look at it", path);
+    if (here.st_dev != there.st_dev || here.st_ino != there.st_ino)
+        return 0;
+    return unlink(path) == 0 || errno == ENOENT ? 0 : os__system_error(errno, "remove it", path);
+}
+
+bool os_file_is_volatile(const struct os_file *file) {
+    return file->is_object;
+}
+
+int os_file_guard(struct os_file *file) {
+    return file->guard != NULL ? 0 : os__guard_open(&file->guard, file->path);
+}
+
+bool os_file_faulted(const struct os_file *file) {
+    return file->guard != NULL && os__guard_has_faulted(file->guard);
+}
+
+struct os__guard *os__file_guard(const struct os_file *file) {
+    return file->guard;
 }
 
 int os__file_contains(struct os_file *file, uint64_t offset, uint64_t length, const char *doing) {
@@ -164,6 +201,8 @@ int os_file_write(struct os_file *file, uint64_t offset, const void *bytes, size
 }
 
 int os_file_sync(struct os_file *file) {
+    if (file->is_object)
+        return 0;
     /* fdatasync() includes the size and whatever else is needed to find the bytes; only times may be left behind. */
     while (fdatasync(file->descriptor.fd) != 0) {
         if (errno != EINTR)

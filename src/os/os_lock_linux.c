@@ -39,8 +39,12 @@ int os_locks_open(struct os_locks **locks, struct os_file *file) {
     int error = os__fork_hold();
     if (error == 0) {
         int fd = os__descriptor_reopen(of_file, path, mode & O_ACCMODE);
-        error =
-            fd < 0 ? os__system_error(-fd, "open its locks", path) : os__descriptor_adopt(&made->descriptor, fd, path);
+        if (fd == -ENOENT && os_path_is_object(path)) /* only through /proc can it be opened anew */
+            error = km__error(KM_EUNSUPPORTED, "%s: cannot open its locks without /proc: mount it", path);
+        else if (fd < 0)
+            error = os__system_error(-fd, "open its locks", path);
+        else
+            error = os__descriptor_adopt(&made->descriptor, fd, path);
         if (error == 0)
             os__fork_add(&made->in_child, fd);
         os__fork_release();

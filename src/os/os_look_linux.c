@@ -20,12 +20,13 @@ static int look_by_fstat(int fd, struct os_file_info *info) {
         .size = (uint64_t)status.st_size,
         .allocated = (uint64_t)status.st_blocks * 512, /* st_blocks counts these on every file system */
         .links = (uint64_t)status.st_nlink,
+        .permissions = (uint32_t)status.st_mode & 07777,
     };
     return 0;
 }
 
 int os__look(int fd, struct os_file_info *info) {
-    const unsigned wanted = STATX_TYPE | STATX_NLINK | STATX_INO | STATX_SIZE | STATX_BLOCKS;
+    const unsigned wanted = STATX_TYPE | STATX_MODE | STATX_NLINK | STATX_INO | STATX_SIZE | STATX_BLOCKS;
     struct statx status;
     if (statx(fd, "", AT_EMPTY_PATH, wanted, &status) != 0)
         return errno == ENOSYS || errno == EPERM ? look_by_fstat(fd, info) : errno;
@@ -35,6 +36,7 @@ int os__look(int fd, struct os_file_info *info) {
         .size = status.stx_size,
         .allocated = status.stx_blocks * 512,
         .links = status.stx_nlink,
+        .permissions = status.stx_mode & 07777u,
     };
     return 0;
 }

@@ -71,8 +71,7 @@ void os__fork_release(void);
 void os__fork_add(struct os__fork_entry *entry, int fd);
 void os__fork_remove(struct os__fork_entry *entry);
 
-/* ---- mappings
- * ------------------------------------------------------------------------------------------------------ */
+/* ---- mappings ---------------------------------------------------------------------------------------------------- */
 
 /** Next multiple of KM_PAGE_SIZE and of the processor's page; 0 if that is out of range. */
 uint64_t os__round_up_to_page(uint64_t length);
@@ -88,5 +87,30 @@ const char *os__file_path(const struct os_file *file);
 
 /** KM_ETRUNCATED unless [offset, offset + length) lies in the file. */
 int os__file_contains(struct os_file *file, uint64_t offset, uint64_t length, const char *doing);
+
+/** The guard of its mappings, or NULL. */
+struct os__guard *os__file_guard(const struct os_file *file);
+
+/* ---- the guard of mappings: os_guard_linux.c --------------------------------------------------------------------- */
+
+/** What the guarded mappings of one file share. The file holds it, and so does each mapping, whichever ends last. */
+struct os__guard;
+
+/** Make the guard of a file, and install the process's handler if that was not done yet. KM_ENOMEM, KM_ESYSTEM. */
+int os__guard_open(struct os__guard **guard, const char *path);
+void os__guard_release(struct os__guard *guard); /* NULL allowed */
+
+/** Whether a fault was met in one of its mappings. */
+bool os__guard_has_faulted(const struct os__guard *guard);
+
+/** Watch over a mapping from now on; nothing to do if `guard` is NULL. KM_ENOMEM if no place is left. */
+int os__guard_add(struct os__guard *guard, const void *address, uint64_t length, const char *path);
+
+/** The mapping at this address, if it is guarded, is now so long. */
+void os__guard_grow(const void *address, uint64_t length);
+
+/** Must be called before the mapping at this address is unmapped, in the process that made it, whether it is guarded or
+ *  not. */
+void os__guard_remove(const void *address);
 
 #endif

@@ -48,10 +48,8 @@ uint32_t os_process_id(void) {
     return (uint32_t)getpid();
 }
 
-/* A small file of /proc/PID as a string; false if it is not told. */
-static bool read_process_file(uint32_t process_id, const char *name, char *text, size_t size) {
-    char path[48];
-    snprintf(path, sizeof path, "/proc/%u/%s", process_id, name);
+/* A small file of /proc as a string; false if it is not told. */
+static bool read_small_file(const char *path, char *text, size_t size) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0)
         return false;
@@ -62,6 +60,12 @@ static bool read_process_file(uint32_t process_id, const char *name, char *text,
     close(fd);
     text[got > 0 ? got : 0] = '\0';
     return got > 0;
+}
+
+static bool read_process_file(uint32_t process_id, const char *name, char *text, size_t size) {
+    char path[48];
+    snprintf(path, sizeof path, "/proc/%u/%s", process_id, name);
+    return read_small_file(path, text, size);
 }
 
 uint64_t os_process_start(uint32_t process_id) {
@@ -81,6 +85,23 @@ void os_process_name(uint32_t process_id, char *name, size_t size) {
     name[0] = '\0';
     if (process_id != 0 && size > 1 && read_process_file(process_id, "comm", name, size))
         name[strcspn(name, "\n")] = '\0';
+}
+
+void os_boot_id(uint8_t id[16]) {
+    char text[64];
+    size_t digits = 0;
+    memset(id, 0, 16);
+    if (!read_small_file("/proc/sys/kernel/random/boot_id", text, sizeof text))
+        return;
+    /* A UUID: 32 hexadecimal digits, and dashes between. */
+    for (const char *at = text; *at != '\0' && digits < 32; at++) {
+        static const char hexadecimal[] = "0123456789abcdef";
+        const char *found = strchr(hexadecimal, *at);
+        if (found == NULL)
+            continue;
+        id[digits / 2] = (uint8_t)(id[digits / 2] << 4 | (found - hexadecimal));
+        digits++;
+    }
 }
 
 uint32_t os_system(void) {

@@ -24,9 +24,13 @@ int os_region_map(struct os_region *region, struct os_file *file, uint64_t offse
     if (address == MAP_FAILED)
         return os__system_error(errno, "map it", os__file_path(file));
     int number = os__keep_private(address, mapped);
-    if (number != 0) {
+    if (number != 0)
+        error = os__system_error(number, "map it", os__file_path(file));
+    else
+        error = os__guard_add(os__file_guard(file), address, mapped, os__file_path(file));
+    if (error != 0) {
         munmap(address, mapped);
-        return os__system_error(number, "map it", os__file_path(file));
+        return error;
     }
     *region = (struct os_region){
         .address = address, .length = length, .system = this_process(), .file = file, .offset = offset};
@@ -37,7 +41,7 @@ int os_region_sync(struct os_region *region, uint64_t offset, uint64_t length) {
     if (offset > region->length || length > region->length - offset)
         return km__error(KM_EINVAL, "%s: cannot make it durable: the range lies outside of what is mapped",
                          os__file_path(region->file));
-    if (length == 0)
+    if (length == 0 || os_file_is_volatile(region->file))
         return 0;
     /* msync() syncs the file's pages of the range, whoever made them dirty, also through a mapping that may only
      * read. */
@@ -52,7 +56,9 @@ int os_region_sync(struct os_region *region, uint64_t offset, uint64_t length) {
 }
 
 void os_region_unmap(struct os_region *region) {
-    if (region->address != NULL && region->system == this_process())
+    if (region->address != NULL && region->system == this_process()) {
+        os__guard_remove(region->address);
         munmap(region->address, os__round_up_to_page(region->length));
+    }
     *region = (struct os_region){.address = NULL};
 }

@@ -225,6 +225,9 @@ void os__tracker_stop(struct os_view *view) {
 }
 
 int os_view_track(struct os_view *view, enum os_tracker wanted) {
+    if (view->kind != OS_VIEW_PRIVATE)
+        return km__error(KM_EINVAL, "%s: cannot track stores: the view is shared, and they are the file's already",
+                         os__file_path(view->file));
     os__tracker_stop(view);
     start_tracker(view, wanted);
     return 0;

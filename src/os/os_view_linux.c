@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Views: a reservation of address space that nothing can be mapped into by chance, with a private mapping of the file
- * over its head. How stores to it are found is in os_tracker_linux.c.
+ * Views: a reservation of address space that nothing can be mapped into by chance, with a mapping of the file over its
+ * head, private or shared. How stores to a private one are found is in os_tracker_linux.c.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,9 +15,14 @@
 /* Put the file's bytes [start, end) of the view into its place; 0 or errno. */
 static int map_part(const struct os_view *view, uint64_t start, uint64_t end) {
     void *place = view->address + start;
-    if (mmap(place, end - start, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE | MAP_FIXED,
-             os__file_descriptor(view->file), (off_t)(view->offset + start)) == MAP_FAILED)
+    const int protection = view->kind == OS_VIEW_SHARED_READ_ONLY ? PROT_READ : PROT_READ | PROT_WRITE;
+    const int sharing = view->kind == OS_VIEW_PRIVATE ? MAP_PRIVATE | MAP_NORESERVE : MAP_SHARED;
+    if (mmap(place, end - start, protection, sharing | MAP_FIXED, os__file_descriptor(view->file),
+             (off_t)(view->offset + start)) == MAP_FAILED)
         return errno;
+    /* What a private view holds is the program's memory, and belongs into its core dump. */
+    if (view->kind != OS_VIEW_PRIVATE)
+        return os__keep_private(place, end - start);
     return madvise(place, end - start, MADV_DONTFORK) == 0 ? 0 : errno;
 }
 
@@ -29,7 +34,8 @@ static void reserve_part(const struct os_view *view, uint64_t start, uint64_t en
         (void)madvise(place, end - start, MADV_DONTFORK);
 }
 
-int os_view_map(struct os_view *view, struct os_file *file, uint64_t offset, uint64_t length, uint64_t reserve) {
+int os_view_map(struct os_view *view, struct os_file *file, enum os_view_kind kind, uint64_t offset, uint64_t length,
+                uint64_t reserve) {
     const char *path = os__file_path(file);
     uint64_t mapped = os__round_up_to_page(length);
     uint64_t reserved = os__round_up_to_page(reserve);
@@ -52,6 +58,7 @@ int os_view_map(struct os_view *view, struct os_file *file, uint64_t offset, uin
         goto free_linux_part;
     }
     struct os_view made = {.address = address,
+                           .kind = kind,
                            .length = mapped,
                            .reserve = reserved,
                            .file = file,
@@ -63,6 +70,9 @@ int os_view_map(struct os_view *view, struct os_file *file, uint64_t offset, uin
         error = os__system_error(number, "map it", path);
         goto unmap;
     }
+    error = os__guard_add(os__file_guard(file), address, mapped, path);
+    if (error != 0)
+        goto unmap;
     *view = made;
     return 0;
 
@@ -92,11 +102,15 @@ int os_view_grow(struct os_view *view, uint64_t length) {
         return os__system_error(number, "map its new end", path);
     }
     view->length = mapped;
+    os__guard_grow(view->address, mapped);
     os__tracker_grow(view, before);
     return 0;
 }
 
 int os_view_drop(struct os_view *view, uint64_t offset, uint64_t length) {
+    if (view->kind != OS_VIEW_PRIVATE)
+        return km__error(KM_EINVAL, "%s: cannot drop changes: the view is shared, and has none of its own",
+                         os__file_path(view->file));
     if (offset > view->length || length > view->length - offset || offset % PAGE != 0 || length % PAGE != 0)
         return km__error(KM_EINVAL, "%s: cannot drop changes: the range is not one of whole pages of the view",
                          os__file_path(view->file));
@@ -107,12 +121,27 @@ int os_view_drop(struct os_view *view, uint64_t offset, uint64_t length) {
     return os__system_error(errno, "drop changes", os__file_path(view->file));
 }
 
+int os_view_sync(struct os_view *view) {
+    if (view->kind == OS_VIEW_PRIVATE)
+        return km__error(KM_EINVAL, "%s: cannot make it durable: the view is private, and nothing of it is the file's",
+                         os__file_path(view->file));
+    if (os_file_is_volatile(view->file))
+        return 0;
+    while (msync(view->address, view->length, MS_SYNC) != 0) {
+        if (errno != EINTR)
+            return os__system_error(errno, "make it durable", os__file_path(view->file));
+    }
+    return 0;
+}
+
 void os_view_unmap(struct os_view *view) {
     struct os__view_linux *linux_part = view->system;
     if (view->address != NULL) {
         os__tracker_stop(view);
-        if (linux_part->process == getpid())
+        if (linux_part->process == getpid()) {
+            os__guard_remove(view->address);
             munmap(view->address, view->reserve);
+        }
         free(linux_part);
     }
     *view = (struct os_view){.address = NULL};

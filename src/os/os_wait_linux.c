@@ -48,10 +48,11 @@ void os_waiter_sleep(struct os_waiter *waiter, const _Atomic uint32_t *word, uin
     (void)syscall(SYS_futex, word, FUTEX_WAIT, expected, &timeout, NULL, 0);
 }
 
-void os_waiter_wake(_Atomic uint32_t *word, const uint64_t *names, size_t count) {
+size_t os_waiter_wake(_Atomic uint32_t *word, const uint64_t *names, size_t count) {
     (void)names;
     (void)count;
-    (void)syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    const long woken = syscall(SYS_futex, word, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+    return woken > 0 ? (size_t)woken : 0;
 }
 
 void os_waiter_close(struct os_waiter *waiter) {

@@ -445,7 +445,7 @@ static void views_are_private_and_follow_the_file_where_clean(void **unused) {
     for (int wanted = OS_TRACKER_SCAN; wanted <= OS_TRACKER_COMPARE; wanted++) {
         struct os_file *file = make_file();
         struct os_view view = {.address = NULL};
-        assert_done(os_view_map(&view, file, 0, 16384, 32768));
+        assert_done(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, 16384, 32768));
         assert_done(os_view_track(&view, (enum os_tracker)wanted));
         view.address[4096] = 'v';
         write_letter(file, 0, 8192, 'f');

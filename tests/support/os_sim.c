@@ -19,6 +19,8 @@ struct sim_machine sim = {.mutex = PTHREAD_MUTEX_INITIALIZER, .epoch = 1, .next_
 /* A file of a saved state; names refer to it by its place. */
 struct saved_file {
     uint64_t inode;
+    uint32_t permissions;
+    bool is_object;
     struct sim_content content;
 };
 
@@ -33,7 +35,7 @@ struct os_sim_state {
     size_t file_count;
     struct saved_name *names;
     size_t name_count;
-    uint64_t writes, now_ns, next_inode;
+    uint64_t writes, now_ns, next_inode, boot;
 };
 
 /* The state at the moment of the cut; NULL while the power is on. */
@@ -60,12 +62,33 @@ static void absorb_piece(struct sim_file *file, uint64_t offset, const unsigned 
         unsigned char known[OS_SIM_SECTOR];
         size_t part = length < OS_SIM_SECTOR ? length : OS_SIM_SECTOR;
         sim_content_read(&file->content, offset, known, part);
-        if (memcmp(cached, known, part) != 0)
+        if (memcmp(cached, known, part) != 0) {
             sim_content_write(&file->content, ++sim.writes, offset, cached, part);
+            sim_file_settle(file, offset, part);
+        }
         cached += part;
         offset += part;
         length -= part;
     }
+}
+
+void sim_file_remember_stores(struct sim_file *file, uint64_t offset, uint64_t length) {
+    for (size_t i = 0; i < file->stored_count; i++) {
+        if (file->stored[i].offset <= offset && offset + length <= file->stored[i].offset + file->stored[i].length)
+            return;
+    }
+    struct sim_range *ranges = sim_allocate((file->stored_count + 1) * sizeof *ranges);
+    for (size_t i = 0; i < file->stored_count; i++)
+        ranges[i] = file->stored[i];
+    ranges[file->stored_count] = (struct sim_range){.offset = offset, .length = length};
+    free(file->stored);
+    file->stored = ranges;
+    file->stored_count++;
+}
+
+void sim_file_settle(struct sim_file *file, uint64_t offset, uint64_t length) {
+    if (file->is_object)
+        sim_content_sync(&file->content, offset, length);
 }
 
 void sim_file_absorb(struct sim_file *file) {
@@ -90,6 +113,7 @@ void sim_file_absorb(struct sim_file *file) {
 static bool is_step(enum os_sim_operation operation) {
     switch (operation) {
     case OS_SIM_PUBLISH:
+    case OS_SIM_REMOVE:
     case OS_SIM_WRITE:
     case OS_SIM_SYNC:
     case OS_SIM_RESIZE:
@@ -215,6 +239,12 @@ void os_sim_fail(enum os_sim_operation operation, uint64_t n, uint64_t count, in
     pthread_mutex_unlock(&sim.mutex);
 }
 
+void os_sim_set_clone(bool clones) {
+    pthread_mutex_lock(&sim.mutex);
+    sim.clones = clones;
+    pthread_mutex_unlock(&sim.mutex);
+}
+
 /* ---- saving ------------------------------------------------------------------------------------------------------ */
 
 static size_t place_of(const struct os_sim_state *state, const struct sim_file *file) {
@@ -231,7 +261,7 @@ static struct os_sim_state *copy_state(const struct os_sim_state *from) {
     state->files = sim_allocate(from->file_count * sizeof *state->files + 1);
     state->names = sim_allocate(from->name_count * sizeof *state->names + 1);
     for (size_t i = 0; i < from->file_count; i++) {
-        state->files[i].inode = from->files[i].inode;
+        state->files[i] = from->files[i];
         sim_content_copy(&state->files[i].content, &from->files[i].content);
     }
     for (size_t i = 0; i < from->name_count; i++) {
@@ -244,7 +274,7 @@ static struct os_sim_state *copy_state(const struct os_sim_state *from) {
 
 /* Files without a name, now or durable, end with their handles, and are not saved. */
 static struct os_sim_state *save(void) {
-    struct os_sim_state seen = {.writes = sim.writes, .now_ns = sim.now_ns, .next_inode = sim.next_inode};
+    struct os_sim_state seen = {.now_ns = sim.now_ns, .next_inode = sim.next_inode, .boot = sim.boot};
     size_t files = 0, names = 0;
     for (const struct sim_file *file = sim.files; file != NULL; file = file->next)
         files++;
@@ -258,7 +288,10 @@ static struct os_sim_state *save(void) {
             if (both[i] == NULL || place_of(&seen, both[i]) != 0)
                 continue;
             sim_file_absorb(both[i]);
-            seen.files[seen.file_count++] = (struct saved_file){.inode = both[i]->inode, .content = both[i]->content};
+            seen.files[seen.file_count++] = (struct saved_file){.inode = both[i]->inode,
+                                                                .permissions = both[i]->permissions,
+                                                                .is_object = both[i]->is_object,
+                                                                .content = both[i]->content};
         }
         seen.names[seen.name_count++] = (struct saved_name){.path = name->path,
                                                             .file = place_of(&seen, name->file),
@@ -296,7 +329,7 @@ uint64_t os_sim_state_pending(const struct os_sim_state *state) {
     for (size_t i = 0; i < state->file_count; i++)
         count += sim_content_pending(&state->files[i].content);
     for (size_t i = 0; i < state->name_count; i++)
-        count += state->names[i].file != state->names[i].durable;
+        count += state->names[i].file != state->names[i].durable && !os_path_is_object(state->names[i].path);
     return count;
 }
 
@@ -348,9 +381,11 @@ static int make_cache(const struct sim_content *content) {
     return cache;
 }
 
-struct sim_file *sim_file_make(uint64_t inode, struct sim_content content) {
+struct sim_file *sim_file_make(uint64_t inode, struct sim_content content, uint32_t permissions, bool is_object) {
     struct sim_file *file = sim_allocate(sizeof *file);
     file->inode = inode;
+    file->permissions = permissions;
+    file->is_object = is_object;
     file->content = content;
     file->cache = make_cache(&content);
     file->next = sim.files;
@@ -398,9 +433,11 @@ static void start(struct os_sim_state *state) {
     sim.writes = state->writes;
     sim.now_ns = state->now_ns;
     sim.next_inode = state->next_inode;
+    sim.boot = state->boot;
     struct sim_file **made = sim_allocate(state->file_count * sizeof *made + 1);
     for (size_t i = 0; i < state->file_count; i++) {
-        made[i] = sim_file_make(state->files[i].inode, state->files[i].content);
+        const struct saved_file *saved = &state->files[i];
+        made[i] = sim_file_make(saved->inode, saved->content, saved->permissions, saved->is_object);
         made[i]->references++; /* while we look whether anything names it */
         state->files[i].content = (struct sim_content){.buckets = NULL};
     }
@@ -428,6 +465,8 @@ void os_sim_reset(uint64_t seed) {
     sim.random = seed;
     sim.now_ns = UINT64_C(1000000000);
     sim.writes = 0;
+    sim.boot = sim.boots = 1;
+    sim.clones = false;
     pthread_mutex_unlock(&sim.mutex);
 }
 
@@ -445,9 +484,12 @@ void os_sim_reboot(const struct os_sim_state *state, enum os_sim_policy policy, 
     struct os_sim_state *image = present_or(state);
     struct sim_choice choice;
     sim_choice_draw(&choice, policy, seed, image->writes);
+    image->boot = ++sim.boots;
     for (size_t i = 0; i < image->name_count; i++) {
         struct saved_name *name = &image->names[i];
         name->file = sim_choice_keeps(&choice, name->write) ? name->file : name->durable;
+        if (os_path_is_object(name->path))
+            name->file = 0;
         name->durable = name->file;
     }
     for (size_t i = 0; i < image->file_count; i++)
@@ -540,7 +582,7 @@ void os_sim_put(const char *path, const void *bytes, size_t length) {
     sim_content_write(&content, ++sim.writes, 0, bytes, length);
     sim_content_sync(&content, 0, UINT64_MAX);
     struct sim_name *name = sim_name_find(path, true);
-    sim_name_set(name, sim_file_make(sim.next_inode++, content));
+    sim_name_set(name, sim_file_make(sim.next_inode++, content, 0600, os_path_is_object(path)));
     sim_name_sync(name);
     pthread_mutex_unlock(&sim.mutex);
 }

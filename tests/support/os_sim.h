@@ -8,15 +8,17 @@
  *    real copy-on-write.
  *  - The disk is kept in sectors of 512 bytes. Everything that was written since a sector was last synced is
  *    remembered, version by version, and after a power cut each sector may hold any of them. The size of a file and its
- *    name are kept the same way. Stores through a writable region are noticed when something is synced, and when the
- *    power is cut.
+ *    name are kept the same way. Stores through a writable region or a shared view are noticed when something is synced,
+ *    and when the power is cut.
  *  - A sync that was made to fail marks what it covered: the page cache keeps the bytes, the disk may hold them or not,
  *    and later syncs report success without writing them, until they are written again. That is what Linux does.
+ *  - An object backed by the paging file (`Local\NAME`, `Global\NAME`) is page cache alone: a power cut takes it away,
+ *    name and all, and os_sim_kill() leaves it. Syncs of it succeed, and are no steps.
  *
- * A *step* is a call that changes a file or syncs it: a write, a resize, an allocation, a clearing, a publication, a
- * sync. os_file_write_durable() is two steps, a write and a sync; os_file_publish() is two, the name and the sync of
- * it. A *sync* is a step that makes something durable. A *point* is the moment before a step takes effect; the power
- * can be cut there.
+ * A *step* is a call that changes a file or syncs it: a write, a resize, an allocation, a clearing, a clone, a
+ * publication, a removal, a sync. os_file_write_durable() is two steps, a write and a sync; os_file_publish() is two,
+ * the name and the sync of it. A *sync* is a step that makes something durable. A *point* is the moment before a step
+ * takes effect; the power can be cut there.
  *
  * Once the power is cut every step fails with KM_EIO, so that the code under test unwinds by itself; or the test gets
  * control by os_sim_on_cut(), and may longjmp away. Then os_sim_reboot() makes a machine from what the disk may hold.
@@ -36,8 +38,9 @@
  * Or, for many points in one run, os_sim_watch() calls the test at every point, which saves the state there, and the
  * run goes on.
  *
- * Time is simulated: a clock that moves a little at each look, and by the whole timeout when a waiter sleeps. Random
- * numbers come from the seed. One thread that runs a script is repeatable to the byte. Several threads are safe.
+ * Time is simulated: a clock that moves a little at each look, and by the whole timeout when a waiter sleeps; nobody is
+ * ever asleep to be woken. The boot id changes with os_sim_reboot(). The guard of mappings is the real one, so that a
+ * simulated file which is cut short under a guarded mapping is met as on Linux. Random numbers come from the seed. One thread that runs a script is repeatable to the byte. Several threads are safe.
  * Processes are not simulated, but os_sim_kill() takes all handles' locks away and leaves the page cache, as if their
  * process had been killed.
  */
@@ -59,9 +62,10 @@ enum os_sim_operation {
     OS_SIM_OPEN,
     OS_SIM_CREATE,
     OS_SIM_PUBLISH, /* a step */
-    OS_SIM_INFO,    /* os_file_info, os_file_is_at, os_file_check_coherent, os_file_next_data */
+    OS_SIM_REMOVE,  /* a step */
+    OS_SIM_INFO,    /* os_file_info, _is_at, _check_coherent, _next_data, os_objects_list */
     OS_SIM_READ,
-    OS_SIM_WRITE,    /* a step; a failing one leaves a prefix written */
+    OS_SIM_WRITE,    /* a step; a failing one leaves a prefix written; os_file_clone_range is one too */
     OS_SIM_SYNC,     /* a step */
     OS_SIM_RESIZE,   /* a step */
     OS_SIM_ALLOCATE, /* a step */
@@ -102,6 +106,9 @@ void os_sim_fail(enum os_sim_operation operation, uint64_t n, uint64_t count, in
 
 /** The calls that were made to fail since the last reset or reboot. */
 uint64_t os_sim_failures(void);
+
+/** Whether files can share blocks (os_file_clone_range); after a reset they cannot. */
+void os_sim_set_clone(bool clones);
 
 /* ---- crash images ------------------------------------------------------------------------------------------------ */
 

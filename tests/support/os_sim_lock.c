@@ -157,10 +157,11 @@ void os_waiter_sleep(struct os_waiter *waiter, const _Atomic uint32_t *word, uin
     pthread_mutex_unlock(&sim.mutex);
 }
 
-void os_waiter_wake(_Atomic uint32_t *word, const uint64_t *names, size_t count) {
+size_t os_waiter_wake(_Atomic uint32_t *word, const uint64_t *names, size_t count) {
     (void)word;
     (void)names;
     (void)count;
+    return 0;
 }
 
 void os_waiter_close(struct os_waiter *waiter) {
@@ -209,6 +210,14 @@ uint64_t os_process_start(uint32_t process_id) {
 void os_process_name(uint32_t process_id, char *name, size_t size) {
     if (size > 0)
         snprintf(name, size, "%s", process_id == os_process_id() ? "simulated" : "");
+}
+
+void os_boot_id(uint8_t id[16]) {
+    memset(id, 0, 16);
+    pthread_mutex_lock(&sim.mutex);
+    memcpy(id, &sim.boot, sizeof sim.boot);
+    pthread_mutex_unlock(&sim.mutex);
+    id[15] = 1; /* all zero would mean that it is not told */
 }
 
 uint32_t os_system(void) {

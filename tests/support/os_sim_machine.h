@@ -20,7 +20,9 @@ struct sim_file {
     uint64_t inode;
     unsigned references; /* names, now or durable, and handles */
     uint64_t links;      /* names now */
-    int cache;           /* memory file: the page cache */
+    uint32_t permissions;
+    bool is_object; /* backed by the paging file: nothing of it survives a power cut */
+    int cache;      /* memory file: the page cache */
     struct sim_content content;
     struct sim_range *stored; /* what was ever mapped writable */
     size_t stored_count;
@@ -41,6 +43,7 @@ struct os_file {
     char *path;
     bool writable;
     uint64_t epoch; /* of the machine when it was opened: another now means that the handle is dead */
+    struct os__guard *guard;
 };
 
 struct sim_fault {
@@ -56,6 +59,9 @@ struct sim_machine {
     uint64_t now_ns;
     uint64_t next_inode;
     uint64_t writes; /* numbers of the writes so far */
+    uint64_t boot;   /* which start of the machine this is */
+    uint64_t boots;  /* starts since the reset, for the next one's number */
+    bool clones;     /* files can share blocks */
     struct sim_file *files;
     struct sim_name *names;
     bool cut;
@@ -79,8 +85,14 @@ int sim_pass(enum os_sim_operation operation, uint64_t epoch, const char *path);
 /** Note what was stored through writable mappings of a file. */
 void sim_file_absorb(struct sim_file *file);
 
+/** Have the machine look for stores in a range of a file from now on: it is mapped writable. */
+void sim_file_remember_stores(struct sim_file *file, uint64_t offset, uint64_t length);
+
+/** What was just written to a file: of one that no power cut survives nothing is ever pending. */
+void sim_file_settle(struct sim_file *file, uint64_t offset, uint64_t length);
+
 /** A file with this content, which it takes over; nobody refers to it yet. */
-struct sim_file *sim_file_make(uint64_t inode, struct sim_content content);
+struct sim_file *sim_file_make(uint64_t inode, struct sim_content content, uint32_t permissions, bool is_object);
 void sim_file_release(struct sim_file *file); /* NULL allowed */
 
 /** The name `path`; with `make` never NULL. It may stand for no file. */

@@ -58,7 +58,7 @@ static struct tracked start(const char *name, size_t pages, enum os_tracker want
     struct tracked tracked = {.file = NULL};
     must(os_file_create(&tracked.file, scratch_path("%s", name), 0600));
     must(os_file_resize(tracked.file, PAGES * PAGE));
-    must(os_view_map(&tracked.view, tracked.file, 0, pages * PAGE, PAGES * PAGE));
+    must(os_view_map(&tracked.view, tracked.file, OS_VIEW_PRIVATE, 0, pages * PAGE, PAGES * PAGE));
     must(os_view_track(&tracked.view, wanted));
     assert_true(tracked.view.tracker >= wanted);
     return tracked;

@@ -57,12 +57,12 @@ static void mappings_beyond_the_file_are_refused(void **unused) {
     struct os_view view = {.address = NULL};
     must_fail(os_region_map(&region, file, 0, SIZE + 1, false), KM_ETRUNCATED);
     must_fail(os_region_map(&region, file, UINT64_MAX - PAGE + 1, PAGE, false), KM_ESIZE);
-    must_fail(os_view_map(&view, file, 0, SIZE + 1, 2 * SIZE), KM_ETRUNCATED);
-    must_fail(os_view_map(&view, file, 0, SIZE, SIZE - 1 - PAGE), KM_ESIZE);
-    must_fail(os_view_map(&view, file, 0, UINT64_MAX, UINT64_MAX), KM_ESIZE);
+    must_fail(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, SIZE + 1, 2 * SIZE), KM_ETRUNCATED);
+    must_fail(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, SIZE, SIZE - 1 - PAGE), KM_ESIZE);
+    must_fail(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, UINT64_MAX, UINT64_MAX), KM_ESIZE);
     assert_null(region.address);
     assert_null(view.address);
-    must(os_view_map(&view, file, 0, SIZE, 2 * SIZE));
+    must(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, SIZE, 2 * SIZE));
     must_fail(os_view_grow(&view, SIZE + 1), KM_ETRUNCATED);
     must(os_file_resize(file, 3 * SIZE));
     must_fail(os_view_grow(&view, 2 * SIZE + 1), KM_ESIZE);
@@ -80,7 +80,7 @@ static void a_file_opened_without_write_permission_is_mapped_for_reading_only(vo
     must(os_file_open(&file, scratch_path("readonly.km"), false));
     must_fail(os_region_map(&region, file, 0, SIZE, true), KM_EACCESS);
     must(os_region_map(&region, file, 0, SIZE, false));
-    must(os_view_map(&view, file, 0, SIZE, SIZE));
+    must(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, SIZE, SIZE));
     view.address[3] = 'v'; /* private, so this needs no permission */
     assert_int_equal(region.address[3], 'a');
     os_view_unmap(&view);
@@ -93,7 +93,7 @@ static void clean_pages_follow_the_file_and_stored_pages_are_private(void **unus
     struct os_file *file = make_file("private.km");
     struct os_view view = {.address = NULL};
     char bytes[2] = "";
-    must(os_view_map(&view, file, 0, SIZE, SIZE));
+    must(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, SIZE, SIZE));
     assert_int_equal(view.address[0], 'a');
     view.address[PAGE] = 'v';
     must(os_file_write(file, 0, "1", 1));
@@ -121,7 +121,7 @@ static void a_view_grows_at_the_next_address_and_never_moves(void **unused) {
     (void)unused;
     struct os_file *file = make_file("growing.km");
     struct os_view view = {.address = NULL};
-    must(os_view_map(&view, file, 0, 1, SIZE));
+    must(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, 1, SIZE));
     assert_int_equal(view.length, PAGE);
     unsigned char *const address = view.address;
     view.address[0] = 'v';
@@ -144,7 +144,7 @@ static void a_view_of_a_later_part_of_the_file_shows_that_part(void **unused) {
     struct os_view view = {.address = NULL};
     must(os_file_resize(file, 65536 + SIZE));
     must(os_file_write(file, 65536 + PAGE, "later", 5));
-    must(os_view_map(&view, file, 65536, PAGE, SIZE));
+    must(os_view_map(&view, file, OS_VIEW_PRIVATE, 65536, PAGE, SIZE));
     must(os_view_grow(&view, 2 * PAGE));
     assert_memory_equal(view.address + PAGE, "later", 5);
     os_view_unmap(&view);
@@ -160,7 +160,7 @@ static void locked_memory_is_not_dropped_but_refused(void **unused) {
     (void)unused;
     struct os_file *file = make_file("locked.km");
     struct os_view view = {.address = NULL};
-    must(os_view_map(&view, file, 0, SIZE, SIZE));
+    must(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, SIZE, SIZE));
     if (lock_memory(view.address, PAGE) != 0)
         skip();
     view.address[0] = 'v';
@@ -197,7 +197,7 @@ static void a_child_of_fork_has_nothing_mapped(void **unused) {
     struct os_region region = {.address = NULL};
     struct os_view view = {.address = NULL};
     must(os_region_map(&region, file, 0, SIZE, false));
-    must(os_view_map(&view, file, 0, SIZE / 2, SIZE));
+    must(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, SIZE / 2, SIZE));
     must(os_view_track(&view, OS_TRACKER_SCAN));
     must(os_view_grow(&view, SIZE));
     unsigned char *memory = os_memory_take(SIZE);
@@ -241,7 +241,7 @@ static void a_child_of_fork_unmaps_nothing_of_its_own(void **unused) {
     struct os_region region = {.address = NULL};
     struct os_view view = {.address = NULL};
     must(os_region_map(&region, file, 0, SIZE, false));
-    must(os_view_map(&view, file, 0, SIZE, SIZE));
+    must(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, SIZE, SIZE));
     must(os_view_track(&view, OS_TRACKER_SCAN));
     struct inherited inherited = {.region = &region, .view = &view};
     assert_int_equal(check_in_child(unmap_what_the_parent_mapped, &inherited, CHILD_SECONDS), 0);
