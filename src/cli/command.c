@@ -11,7 +11,7 @@
 #include "text.h"
 
 /* Options that every verb has (json: every verb that reports). Their ids follow those of the verbs. */
-enum { SHARED_JSON = 512, SHARED_QUIET, SHARED_SCHEMA, SHARED_TIMEOUT, SHARED_ANY_FILESYSTEM, SHARED_HELP };
+enum { SHARED_JSON = 512, SHARED_QUIET, SHARED_SCHEMA, SHARED_TIMEOUT, SHARED_RAW, SHARED_ANY_FILESYSTEM, SHARED_HELP };
 
 static const struct cli_option shared_options[] = {
     {"json", NULL, SHARED_JSON, "print the result as one JSON value"},
@@ -19,6 +19,7 @@ static const struct cli_option shared_options[] = {
     {"schema", "NAME:VERSION", SHARED_SCHEMA,
      "refuse a map with another schema, the application's own name and\nversion of what the data means (default: any)"},
     {"timeout", "SECONDS", SHARED_TIMEOUT, "how long others are waited for: 0, 0.5, 60, forever (default: 10)"},
+    {"raw", NULL, SHARED_RAW, "the bytes of any file or section as they are: no header, no checksums"},
     {"any-filesystem", NULL, SHARED_ANY_FILESYSTEM,
      "accept a file system that is not known to share memory coherently\nbetween processes (network, FUSE)"},
     {"help", NULL, SHARED_HELP, "print this"},
@@ -26,13 +27,20 @@ static const struct cli_option shared_options[] = {
 
 enum { SHARED_COUNT = sizeof shared_options / sizeof *shared_options, OPTIONS_MAX = 32 };
 
+/** Whether a verb has one of the shared options: the others are about its target or its report, and it has none. */
+static bool applies(const struct cli_verb *verb, int id) {
+    if (id == SHARED_JSON)
+        return !verb->no_json;
+    return verb->argument_count > 0 || id == SHARED_QUIET || id == SHARED_HELP;
+}
+
 /** The options of a verb, its own first. Returns how many. */
 static size_t list_options(const struct cli_verb *verb, const struct cli_option *list[OPTIONS_MAX]) {
     size_t count = 0;
     for (size_t i = 0; i < verb->option_count && count < OPTIONS_MAX; i++)
         list[count++] = &verb->options[i];
     for (size_t i = 0; i < SHARED_COUNT && count < OPTIONS_MAX; i++) {
-        bool own = verb->no_json && shared_options[i].id == SHARED_JSON;
+        bool own = !applies(verb, shared_options[i].id);
         for (size_t j = 0; j < verb->option_count && !own; j++)
             own =
                 strcmp(verb->options[j].name, shared_options[i].name) == 0; /* the verb explains it in its own words */
@@ -67,7 +75,8 @@ static void print_option(const struct cli_option *option) {
 void cli_verb_help(const struct cli_verb *verb) {
     const struct cli_option *list[OPTIONS_MAX];
     const size_t count = list_options(verb, list);
-    printf("Usage: keepmap %s %s [options]\n\n%s\n\nOptions:\n", verb->name, verb->arguments, verb->description);
+    printf("Usage: keepmap %s%s%s [options]\n\n%s\n\nOptions:\n", verb->name, verb->arguments[0] ? " " : "",
+           verb->arguments, verb->description);
     for (size_t i = 0; i < count; i++)
         print_option(list[i]);
     printf("\nSizes and offsets are bytes; K, M, G and T (times 1024) may follow a number.\n"
@@ -155,6 +164,9 @@ static int take_shared(struct cli_command *command, int id) {
     case SHARED_QUIET:
         command->quiet = true;
         break;
+    case SHARED_RAW:
+        command->raw = true;
+        break;
     case SHARED_ANY_FILESYSTEM:
         command->any_filesystem = true;
         break;
@@ -178,8 +190,12 @@ static int take_arguments(struct cli_command *command) {
     char **arguments = command->argv + optind;
     const size_t count = (size_t)(command->argc - optind);
     const struct cli_verb *verb = command->verb;
+    if (verb->argument_count == 0 && count > 0)
+        return cli_fail_usage(command, "'%s' is one word too many: it takes no target", arguments[0]);
+    if (verb->argument_count == 0)
+        return 0;
     if (count == 0)
-        return cli_fail_usage(command, "which map? give its path");
+        return cli_fail_usage(command, "which map? give its path, Local\\NAME or Global\\NAME");
     if (count < verb->argument_count)
         return cli_fail_usage(command, "'%s' is not enough: it takes %s", arguments[0], verb->arguments);
     if (count > verb->argument_count)
@@ -193,12 +209,8 @@ static int take_arguments(struct cli_command *command) {
         return cli_fail_usage(command, "the map's path is empty");
     if (strcmp(command->target, "-") == 0)
         return cli_fail_usage(command, "a map cannot be a standard stream (a file of that name is ./-)");
-    if (strncmp(command->target, "Local\\", 6) == 0 || strncmp(command->target, "Global\\", 7) == 0) {
-        command->status = cli_fail_text(command, CLI_USAGE,
-                                        "maps backed by the paging file are not supported by this version: "
-                                        "give the path of a file");
-        return -1;
-    }
+    if (command->raw && command->schema)
+        return cli_fail_usage(command, "--schema with --raw: raw bytes have no header that could tell their schema");
     return 0;
 }
 

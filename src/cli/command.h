@@ -28,7 +28,7 @@ struct cli_command;
 struct cli_verb {
     const char *name;
     const char *arguments; /* as --help shows them: "TARGET" or "TARGET SIZE" */
-    size_t argument_count; /* how many of them there are, 1 or 2 */
+    size_t argument_count; /* how many of them there are, 0 to 2; the first one is the target */
     const char *summary;   /* one line for the list of verbs */
     const char *description;
     const struct cli_option *options;
@@ -45,14 +45,14 @@ struct cli_command {
     int argc;
     char **argv; /* argv[0] is the verb */
 
-    const char *target;   /* set when cli_next_option() has returned 0 */
+    const char *target;   /* set when cli_next_option() has returned 0; NULL: the verb has none */
     char shown[512];      /* the same, for people: fit for a terminal */
     const char *argument; /* the second argument, if the verb has one */
     const char *option;   /* name and value of the option returned last */
     const char *value;
     int status; /* exit status when cli_next_option() has returned -1 */
 
-    bool json, quiet, any_filesystem;
+    bool json, quiet, raw, any_filesystem;
     uint32_t timeout_ms; /* 0: the library's default */
     const char *schema;  /* NULL: any */
     uint32_t schema_version;
@@ -78,11 +78,25 @@ void cli_verb_help(const struct cli_verb *verb);
 /** Of a list of names, the one that `word` was probably meant to be, or NULL. */
 const char *cli_suggest(const char *word, const char *const *names, size_t count);
 
+/** Whether a target names an object backed by the paging file, which ends with its last user. */
+bool cli_target_is_object(const char *target);
+
 /**
- * Open the target with the flags and creation options that `options` holds, and with what the shared options say. 0, or
- * an exit status after the error was printed.
+ * Open the target with the flags and creation options that `options` holds, and with what the shared options say.
+ * Every map is opened with KM_GUARD, so that a file that is cut short under it is an error and no signal. 0, or an exit
+ * status after the error was printed.
  */
 int cli_open(struct cli_command *command, km_map **map, struct km_options *options);
+
+/** The same, but for errors of the library, which are returned (as negative numbers) and not printed. */
+int cli_try_open(struct cli_command *command, km_map **map, struct km_options *options);
+
+/**
+ * After the last byte of the data was used: whether they were those of the map. `before` is what km_get_info() said
+ * beforehand. The guard gives zeros for what the file has lost, and the rest of a page that it was cut within is zeros
+ * anyway. 0, or an exit status after the error was printed.
+ */
+int cli_check_whole(const struct cli_command *command, km_map *map, const struct km_info *before);
 
 /**
  * Close the map. `done` tells, for the error message, what stands although closing failed. That others kept the map
@@ -106,6 +120,7 @@ __attribute__((format(printf, 3, 4))) int cli_fail_text(const struct cli_command
 __attribute__((format(printf, 2, 3))) int cli_fail_usage(struct cli_command *command, const char *format, ...);
 
 extern const struct cli_verb cli_verb_create, cli_verb_info, cli_verb_read, cli_verb_write, cli_verb_verify,
-    cli_verb_log, cli_verb_who, cli_verb_sync, cli_verb_checkpoint, cli_verb_grow;
+    cli_verb_log, cli_verb_who, cli_verb_watch, cli_verb_list, cli_verb_sync, cli_verb_checkpoint, cli_verb_grow,
+    cli_verb_copy, cli_verb_server, cli_verb_client;
 
 #endif

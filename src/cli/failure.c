@@ -91,9 +91,22 @@ static const char *general_advice(int error) {
 static const char *tool_advice(const struct cli_command *command, int error, const char *detail) {
     switch (error) {
     case KM_ENOTFOUND:
-        return command->verb == &cli_verb_create ? NULL : "'keepmap create' makes a new map";
+        if (command->verb == &cli_verb_client)
+            return "start 'keepmap server' for it first, or use --wait";
+        if (command->verb == &cli_verb_create || command->verb == &cli_verb_server || command->raw)
+            return NULL;
+        return "'keepmap create' makes a new map";
+    case KM_ENOTMAP:
+        return command->raw || command->verb == &cli_verb_create || command->verb == &cli_verb_server
+                   ? NULL
+                   : "--raw takes the bytes of any file as they are";
     case KM_EEXISTS:
-        return strstr(detail, "exists already") ? "--force replaces a map that nobody has open" : NULL;
+        if (command->verb == &cli_verb_server)
+            return "press ENTER in the server that has it, or give another name";
+        return command->verb == &cli_verb_create && !command->raw && !cli_target_is_object(command->target) &&
+                       strstr(detail, "exists already")
+                   ? "--force replaces a map that nobody has open"
+                   : NULL;
     case KM_EFILESYSTEM:
         return "on the command line that is --any-filesystem";
     case KM_EBUSY:

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Writing JSON (RFC 8259). Members stand one a line, indented, so that people can read the output too.
+ * Writing JSON (RFC 8259). Members stand one a line, indented, so that people can read the output too; where many
+ * documents follow each other, each stands on a line of its own.
  */
 #include "json.h"
 
@@ -10,39 +11,11 @@
 
 #include "text.h"
 
-/** Length of the well-formed UTF-8 sequence at `bytes` (Unicode 15, table 3-7), or 0. Does not look beyond a NUL. */
-static size_t utf8_length(const unsigned char *bytes) {
-    const unsigned char first = bytes[0];
-    size_t length;
-    unsigned char low = 0x80, high = 0xbf; /* of the second byte */
-    if (first < 0x80)
-        return 1;
-    if (first >= 0xc2 && first <= 0xdf) {
-        length = 2;
-    } else if (first >= 0xe0 && first <= 0xef) {
-        length = 3;
-        low = first == 0xe0 ? 0xa0 : 0x80;
-        high = first == 0xed ? 0x9f : 0xbf;
-    } else if (first >= 0xf0 && first <= 0xf4) {
-        length = 4;
-        low = first == 0xf0 ? 0x90 : 0x80;
-        high = first == 0xf4 ? 0x8f : 0xbf;
-    } else {
-        return 0;
-    }
-    if (bytes[1] < low || bytes[1] > high)
-        return 0;
-    for (size_t i = 2; i < length; i++)
-        if (bytes[i] < 0x80 || bytes[i] > 0xbf)
-            return 0;
-    return length;
-}
-
 static void put_string(const char *text) {
     putchar('"');
     const unsigned char *next = (const unsigned char *)text;
     while (*next != '\0') {
-        const size_t length = utf8_length(next);
+        const size_t length = cli_text_utf8_length(next);
         if (length == 0)
             fputs("\xef\xbf\xbd", stdout); /* U+FFFD, the replacement character */
         else if (*next == '"' || *next == '\\')
@@ -58,7 +31,9 @@ static void put_string(const char *text) {
 
 /** Everything that stands before a value: the comma, the line, the key. */
 static void start_value(struct cli_json *json, const char *key) {
-    if (json->depth > 0) {
+    if (json->line) {
+        fputs(json->filled ? ", " : "", stdout);
+    } else if (json->depth > 0) {
         fputs(json->filled ? ",\n" : "\n", stdout);
         for (unsigned i = 0; i < json->depth; i++)
             fputs("  ", stdout);
@@ -79,22 +54,33 @@ void cli_json_open(struct cli_json *json, const char *key, char bracket) {
 
 void cli_json_close(struct cli_json *json, char bracket) {
     json->depth--;
-    if (json->filled) {
+    if (json->filled && !json->line) {
         putchar('\n');
         for (unsigned i = 0; i < json->depth; i++)
             fputs("  ", stdout);
     }
     putchar(bracket);
     json->filled = true;
-    if (json->depth == 0)
+    if (json->depth == 0) {
         putchar('\n');
+        if (json->line)
+            fflush(stdout);
+    }
 }
 
-struct cli_json cli_json_start(const char *target) {
-    struct cli_json json = {.depth = 0};
+static struct cli_json start(const char *target, bool line) {
+    struct cli_json json = {.line = line};
     cli_json_open(&json, NULL, '{');
     cli_json_string(&json, "target", target);
     return json;
+}
+
+struct cli_json cli_json_start(const char *target) {
+    return start(target, false);
+}
+
+struct cli_json cli_json_start_line(const char *target) {
+    return start(target, true);
 }
 
 void cli_json_string(struct cli_json *json, const char *key, const char *value) {

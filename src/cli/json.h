@@ -13,10 +13,14 @@
 struct cli_json {
     unsigned depth;
     bool filled; /* the innermost object or array has a member already */
+    bool line;   /* the document takes one line, which its end flushes */
 };
 
 /** Begin an object whose first member is the target. */
 struct cli_json cli_json_start(const char *target);
+
+/** The same, all of it on one line: for output without an end, a document a line. */
+struct cli_json cli_json_start_line(const char *target);
 
 /* `key` is NULL for the outermost value and for members of arrays. Numbers are plain JSON numbers of up to 64 bits. */
 void cli_json_open(struct cli_json *json, const char *key, char bracket); /* '{' or '[' */

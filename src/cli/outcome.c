@@ -10,9 +10,10 @@ int cli_outcome_take(const struct cli_command *command, km_map *map, struct km_i
     return error ? cli_fail(command, error) : CLI_DONE;
 }
 
-struct cli_json cli_outcome_json(const struct cli_command *command, uint64_t generation, uint64_t size) {
+struct cli_json cli_outcome_json(const struct cli_command *command, const struct km_info *outcome) {
     struct cli_json json = cli_json_start(command->target);
-    cli_json_number(&json, "generation", generation);
-    cli_json_number(&json, "size", size);
+    if (outcome->mode != KM_RAW)
+        cli_json_number(&json, "generation", outcome->generation);
+    cli_json_number(&json, "size", outcome->size);
     return json;
 }

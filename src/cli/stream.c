@@ -73,6 +73,15 @@ int cli_stream_read(void *bytes, size_t length, size_t *got) {
     }
 }
 
+void cli_stream_await_line(void) {
+    /* Byte by byte: what follows the line is for whoever reads the stream next. */
+    char byte = 0;
+    size_t got = 1;
+    while (got > 0 && byte != '\n')
+        if (cli_stream_read(&byte, 1, &got) != 0)
+            return;
+}
+
 uint64_t cli_stream_input_size(void) {
     struct stat input;
     if (fstat(STDIN_FILENO, &input) != 0 || !S_ISREG(input.st_mode))
@@ -99,6 +108,12 @@ uint64_t cli_stream_clock_ns(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+void cli_stream_pause_ms(uint32_t milliseconds) {
+    const struct timespec pause = {.tv_sec = (time_t)(milliseconds / 1000),
+                                   .tv_nsec = (long)(milliseconds % 1000) * 1000000};
+    nanosleep(&pause, NULL);
 }
 
 int cli_stream_failed(int system_error) {

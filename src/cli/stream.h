@@ -25,6 +25,9 @@ int cli_stream_write(const void *bytes, size_t length);
  *  errno value. */
 int cli_stream_read(void *bytes, size_t length, size_t *got);
 
+/** Wait for a line, or the end, of standard input: at once if it is closed. */
+void cli_stream_await_line(void);
+
 /** Bytes of standard input if it is a file of known length, from where it stands; 0 if it is not told. */
 uint64_t cli_stream_input_size(void);
 
@@ -37,6 +40,9 @@ bool cli_stream_colour(void);
 
 /** Nanoseconds of a clock that only goes forward. */
 uint64_t cli_stream_clock_ns(void);
+
+/** Let some milliseconds pass, or fewer if a signal comes. */
+void cli_stream_pause_ms(uint32_t milliseconds);
 
 /**
  * Flush and close standard output. `status` if all of it was written; otherwise CLI_SYSTEM, after saying so, except

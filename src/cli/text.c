@@ -212,7 +212,43 @@ const char *cli_text_checksum(uint32_t checksum) {
 }
 
 const char *cli_text_mode(uint32_t mode) {
-    return mode == KM_TRANSACTIONAL ? "transactional" : "unknown";
+    switch (mode) {
+    case KM_TRANSACTIONAL:
+        return "transactional";
+    case KM_LIVE:
+        return "live";
+    case KM_RAW:
+        return "raw";
+    default:
+        return "unknown";
+    }
+}
+
+size_t cli_text_utf8_length(const unsigned char *bytes) {
+    const unsigned char first = bytes[0];
+    size_t length;
+    unsigned char low = 0x80, high = 0xbf; /* of the second byte */
+    if (first < 0x80)
+        return 1;
+    if (first >= 0xc2 && first <= 0xdf) {
+        length = 2;
+    } else if (first >= 0xe0 && first <= 0xef) {
+        length = 3;
+        low = first == 0xe0 ? 0xa0 : 0x80;
+        high = first == 0xed ? 0x9f : 0xbf;
+    } else if (first >= 0xf0 && first <= 0xf4) {
+        length = 4;
+        low = first == 0xf0 ? 0x90 : 0x80;
+        high = first == 0xf4 ? 0x8f : 0xbf;
+    } else {
+        return 0;
+    }
+    if (bytes[1] < low || bytes[1] > high)
+        return 0;
+    for (size_t i = 2; i < length; i++)
+        if (bytes[i] < 0x80 || bytes[i] > 0xbf)
+            return 0;
+    return length;
 }
 
 void cli_text_sanitize(char *text, size_t length) {

@@ -46,6 +46,9 @@ char *cli_text_uuid(char *text, const uint8_t uuid[16]);
 const char *cli_text_checksum(uint32_t checksum);
 const char *cli_text_mode(uint32_t mode);
 
+/** Length of the well-formed UTF-8 sequence at `bytes` (Unicode 15, table 3-7), or 0. Does not look beyond a NUL. */
+size_t cli_text_utf8_length(const unsigned char *bytes);
+
 /** Make bytes that a terminal could obey visible as '?', in place. */
 void cli_text_sanitize(char *text, size_t length);
 

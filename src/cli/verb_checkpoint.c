@@ -10,7 +10,7 @@
 
 static void print_result(const struct cli_command *command, const struct km_info *outcome) {
     if (command->json) {
-        struct cli_json json = cli_outcome_json(command, outcome->generation, outcome->size);
+        struct cli_json json = cli_outcome_json(command, outcome);
         cli_json_number(&json, "checkpoint_generation", outcome->checkpoint_generation);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {

@@ -12,7 +12,7 @@
 static void print_result(const struct cli_command *command, const struct km_info *outcome) {
     char text[CLI_TEXT_SIZE];
     if (command->json) {
-        struct cli_json json = cli_outcome_json(command, outcome->generation, outcome->size);
+        struct cli_json json = cli_outcome_json(command, outcome);
         cli_json_number(&json, "max_size", outcome->max_size);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {

@@ -5,9 +5,9 @@
  */
 #include <inttypes.h>
 #include <stdio.h>
-#include <stdlib.h>
 
 #include "command.h"
+#include "commits.h"
 #include "json.h"
 #include "text.h"
 
@@ -17,56 +17,28 @@ static const struct cli_option log_options[] = {
     {"limit", "N", OPTION_LIMIT, "the newest N commits only (default: all that are left)"},
 };
 
-struct entries {
-    struct km_log_entry *list;
-    size_t count, capacity;
-};
-
-static int remember_entry(void *context, const struct km_log_entry *entry) {
-    struct entries *entries = context;
-    if (entries->count == entries->capacity) {
-        const size_t capacity = entries->capacity ? entries->capacity * 2 : 64;
-        struct km_log_entry *list = realloc(entries->list, capacity * sizeof *list);
-        if (list == NULL)
-            return KM_ENOMEM;
-        entries->list = list;
-        entries->capacity = capacity;
-    }
-    entries->list[entries->count++] = *entry;
-    return 0;
-}
-
-static void print_json(const struct cli_command *command, const struct entries *entries, size_t first) {
+static void print_json(const struct cli_command *command, const struct cli_commits *commits, size_t first) {
     struct cli_json json = cli_json_start(command->target);
     cli_json_open(&json, "commits", '[');
-    for (size_t i = first; i < entries->count; i++) {
-        const struct km_log_entry *entry = &entries->list[i];
+    for (size_t i = first; i < commits->count; i++) {
+        const struct km_log_entry *entry = &commits->list[i];
         cli_json_open(&json, NULL, '{');
-        cli_json_number(&json, "generation", entry->generation);
-        cli_json_time(&json, "time", entry->time_ns);
-        cli_json_number(&json, "process_id", entry->process_id);
-        cli_json_number(&json, "changed_bytes", entry->changed_bytes);
-        cli_json_number(&json, "pages", entry->pages);
-        cli_json_number(&json, "frame_bytes", entry->frame_bytes);
-        cli_json_number(&json, "size", entry->size);
-        cli_json_hex(&json, "digest", entry->digest, 16);
-        cli_json_bool(&json, "checkpointed", entry->checkpointed != 0);
-        cli_json_bool(&json, "compressed", entry->compressed != 0);
+        cli_commit_json(&json, entry);
         cli_json_close(&json, '}');
     }
     cli_json_close(&json, ']');
     cli_json_close(&json, '}');
 }
 
-static void print_table(const struct entries *entries, size_t first) {
-    if (entries->count == 0) {
+static void print_table(const struct cli_commits *commits, size_t first) {
+    if (commits->count == 0) {
         printf("no commits stand in the journal\n");
         return;
     }
     printf("%10s  %-29s %10s %12s %8s %12s  %s\n", "generation", "time", "process", "bytes", "pages", "in journal",
            "state");
-    for (size_t i = first; i < entries->count; i++) {
-        const struct km_log_entry *entry = &entries->list[i];
+    for (size_t i = first; i < commits->count; i++) {
+        const struct km_log_entry *entry = &commits->list[i];
         char time[CLI_TEXT_SIZE];
         printf("%10" PRIu64 "  %-29s %10" PRIu32 " %12" PRIu64 " %8" PRIu32 " %12" PRIu64 "  %s%s\n", entry->generation,
                cli_text_local_time(time, entry->time_ns), entry->process_id, entry->changed_bytes, entry->pages,
@@ -91,21 +63,21 @@ static int run(struct cli_command *command) {
     int status = cli_open(command, &map, &options);
     if (status)
         return status;
-    struct entries entries = {.list = NULL};
-    const int error = km_log(map, remember_entry, &entries);
+    struct cli_commits commits = {.list = NULL};
+    const int error = km_log(map, cli_commits_add, &commits);
     if (error == KM_ECANCELED) /* only our function stops it */
         status = cli_fail_text(command, km_error_exit_status(KM_ENOMEM), "%s", km_error_message(KM_ENOMEM));
     else if (error)
         status = cli_fail(command, error);
     const int closed = cli_close(command, map, CLI_DONE, "nothing was changed");
     if ((error == 0 || error == KM_EJOURNAL) && closed == CLI_DONE) { /* what stands before the damage is told */
-        const size_t first = entries.count > limit ? entries.count - (size_t)limit : 0;
+        const size_t first = commits.count > limit ? commits.count - (size_t)limit : 0;
         if (command->json)
-            print_json(command, &entries, first);
+            print_json(command, &commits, first);
         else
-            print_table(&entries, first);
+            print_table(&commits, first);
     }
-    free(entries.list);
+    cli_commits_free(&commits);
     return status ? status : closed;
 }
 

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * keepmap read: bytes of one generation to standard output, while others may go on committing.
+ * keepmap read: bytes of one generation to standard output, while others may go on committing. Live and raw bytes are
+ * written out as they stand at that moment.
  */
 #include <errno.h>
 #include <inttypes.h>
 #include <stdint.h>
 
 #include "command.h"
+#include "outcome.h"
 #include "progress.h"
 #include "stream.h"
 
@@ -19,7 +21,7 @@ static const struct cli_option read_options[] = {
 
 static const uint64_t chunk_size = 1u << 20;
 
-/** Write a range of the data out. The transaction keeps it at one generation. */
+/** Write a range of the data out. In a transactional map the transaction keeps it at one generation. */
 static int write_out(struct cli_command *command, km_map *map, uint64_t offset, uint64_t length) {
     struct cli_progress progress;
     cli_progress_start(&progress, "read", !command->quiet);
@@ -38,26 +40,34 @@ static int write_out(struct cli_command *command, km_map *map, uint64_t offset, 
     return error ? cli_stream_failed(error) : CLI_DONE;
 }
 
+/** Write out what was asked for, if the data holds it. */
 static int read_range(struct cli_command *command, km_map *map, uint64_t offset, const uint64_t *wanted) {
-    const int error = km_begin(map, KM_READ);
+    const uint64_t size = km_size(map);
+    if (offset > size)
+        return cli_fail_text(command, CLI_USAGE,
+                             "--offset %" PRIu64 " is beyond the end: the map holds %" PRIu64 " bytes", offset, size);
+    if (wanted && *wanted > size - offset)
+        return cli_fail_text(command, CLI_USAGE,
+                             "%" PRIu64 " bytes from offset %" PRIu64 " go beyond the end: the map holds %" PRIu64
+                             " bytes",
+                             *wanted, offset, size);
+    return write_out(command, map, offset, wanted ? *wanted : size - offset);
+}
+
+/** The same inside a transaction, which raw bytes do not have; then a look whether all of it was there. */
+static int read_map(struct cli_command *command, km_map *map, uint64_t offset, const uint64_t *wanted) {
+    struct km_info before;
+    int status = cli_outcome_take(command, map, &before);
+    if (status)
+        return status;
+    const int error = command->raw ? 0 : km_begin(map, KM_READ);
     if (error)
         return cli_fail(command, error);
-    const uint64_t size = km_size(map);
-    int status;
-    if (offset > size)
-        status = cli_fail_text(command, CLI_USAGE,
-                               "--offset %" PRIu64 " is beyond the end: the map holds %" PRIu64 " bytes", offset, size);
-    else if (wanted && *wanted > size - offset)
-        status = cli_fail_text(command, CLI_USAGE,
-                               "%" PRIu64 " bytes from offset %" PRIu64 " go beyond the end: the map holds %" PRIu64
-                               " bytes",
-                               *wanted, offset, size);
-    else
-        status = write_out(command, map, offset, wanted ? *wanted : size - offset);
-    const int aborted = km_abort(map);
+    status = read_range(command, map, offset, wanted);
+    const int aborted = command->raw ? 0 : km_abort(map);
     if (status == CLI_DONE && aborted)
         status = cli_fail(command, aborted);
-    return status;
+    return status == CLI_DONE ? cli_check_whole(command, map, &before) : status;
 }
 
 static int run(struct cli_command *command) {
@@ -78,7 +88,7 @@ static int run(struct cli_command *command) {
     int status = cli_open(command, &map, &options);
     if (status)
         return status;
-    status = read_range(command, map, offset, wanted);
+    status = read_map(command, map, offset, wanted);
     return cli_close(command, map, status, "nothing was changed");
 }
 
@@ -87,8 +97,10 @@ const struct cli_verb cli_verb_read = {
     .arguments = "TARGET",
     .argument_count = 1,
     .summary = "write the data of a map to standard output",
-    .description = "Write bytes of the map's data to standard output: all of one commit, whatever others commit\n"
-                   "meanwhile. Never changes the file. While it runs, it holds back the checkpoint.",
+    .description =
+        "Write bytes of the map's data to standard output: all of one commit, whatever others commit\n"
+        "meanwhile. Never changes the file. While it runs, it holds back the checkpoint. Of a live map, and\n"
+        "with --raw, the bytes are written as they stand when it comes to them.",
     .options = read_options,
     .option_count = sizeof read_options / sizeof *read_options,
     .no_json = true,

@@ -23,7 +23,7 @@ static int run(struct cli_command *command) {
     if (status)
         return status;
     if (command->json) {
-        struct cli_json json = cli_outcome_json(command, outcome.generation, outcome.size);
+        struct cli_json json = cli_outcome_json(command, &outcome);
         cli_json_number(&json, "durable_generation", outcome.durable_generation);
         cli_json_close(&json, '}');
     } else if (!command->quiet) {

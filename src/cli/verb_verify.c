@@ -14,8 +14,8 @@ struct verification {
     const struct cli_command *command;
     struct cli_json json;
     struct cli_progress progress;
-    uint64_t size; /* of the data: the last page may be shorter */
-    uint64_t findings;
+    uint64_t size;     /* of the data: the last page may be shorter */
+    uint64_t findings; /* damage; that a page was changed since the last seal is none */
 };
 
 /** Last byte of a page of the data. */
@@ -26,9 +26,10 @@ static uint64_t last_byte(const struct verification *verification, const struct 
 
 static void print_finding_json(struct verification *verification, const struct km_finding *finding) {
     struct cli_json *json = &verification->json;
-    const bool page = finding->error == KM_ECORRUPT, slot = finding->error == KM_EHEADER;
+    const bool changed = finding->error == KM_ECHANGED, page = finding->error == KM_ECORRUPT || changed;
+    const bool slot = finding->error == KM_EHEADER;
     cli_json_open(json, NULL, '{');
-    cli_json_string(json, "kind", page ? "page" : slot ? "header" : "journal");
+    cli_json_string(json, "kind", changed ? "changed" : page ? "page" : slot ? "header" : "journal");
     cli_json_string(json, "error", km_error_name(finding->error));
     if (page) {
         cli_json_number(json, "page", finding->page);
@@ -53,6 +54,10 @@ static void print_finding_words(const struct verification *verification, const s
         printf("page %" PRIu64 " is damaged: bytes %" PRIu64 " to %" PRIu64 " of the data, stored checksum %08" PRIx32
                ", found %08" PRIx32 "\n",
                finding->page, finding->offset, last_byte(verification, finding), finding->expected, finding->found);
+    else if (finding->error == KM_ECHANGED)
+        printf("page %" PRIu64 " was changed since the last seal, or during it: bytes %" PRIu64 " to %" PRIu64
+               " of the data\n",
+               finding->page, finding->offset, last_byte(verification, finding));
     else if (finding->error == KM_EHEADER)
         printf("%s\n", message);
     else
@@ -66,7 +71,10 @@ static int on_progress(void *context, uint64_t done, uint64_t total, const struc
         cli_progress_update(&verification->progress, done, total);
         return 0;
     }
-    verification->findings++;
+    const bool damage = finding->error != KM_ECHANGED;
+    verification->findings += damage;
+    if (!damage && verification->command->quiet && !verification->command->json)
+        return 0;
     cli_progress_clear(&verification->progress);
     if (verification->command->json)
         print_finding_json(verification, finding);
@@ -85,6 +93,7 @@ static void print_summary_json(struct verification *verification, const struct k
         cli_json_number(json, "pages", report->pages);
         cli_json_number(json, "pages_checked", report->pages_checked);
         cli_json_number(json, "pages_damaged", report->pages_damaged);
+        cli_json_number(json, "pages_changed", report->pages_changed);
         cli_json_number(json, "frames", report->frames);
         cli_json_number(json, "frames_damaged", report->frames_damaged);
         cli_json_number(json, "headers_damaged", report->headers_damaged);
@@ -95,22 +104,39 @@ static void print_summary_json(struct verification *verification, const struct k
     cli_json_close(json, '}');
 }
 
-static void print_summary_words(const struct cli_command *command, const struct km_report *report, bool sound,
-                                bool without_checksums) {
+static const char *plural(uint64_t count) {
+    return count == 1 ? "" : "s";
+}
+
+static void print_verdict(const struct cli_command *command, const struct km_info *info, const struct km_report *report,
+                          bool sound) {
+    if (sound)
+        printf("%s is sound: generation %" PRIu64 ", %" PRIu64 " page%s, ", command->shown, report->generation,
+               report->pages, plural(report->pages));
+    else
+        printf("%s is DAMAGED: %" PRIu64 " of %" PRIu64 " pages, ", command->shown, report->pages_damaged,
+               report->pages);
+    if (info->mode == KM_TRANSACTIONAL) {
+        const uint64_t frames = sound ? report->frames : report->frames_damaged;
+        printf("%" PRIu64 " commit%s in the journal, ", frames, plural(frames));
+    }
+    if (sound)
+        printf("both header slots\n");
+    else
+        printf("%" PRIu64 " of 2 header slots%s\n", report->headers_damaged,
+               report->digest_matches ? "" : ", the digest of the whole map");
+    if (report->pages_changed > 0)
+        printf("%" PRIu64
+               " page%s changed since the last seal, or during it, which is no damage: 'keepmap sync' seals\n",
+               report->pages_changed, report->pages_changed == 1 ? " was" : "s were");
+}
+
+static void print_summary_words(const struct cli_command *command, const struct km_info *info,
+                                const struct km_report *report, bool sound) {
     if (sound && command->quiet)
         return;
-    if (sound)
-        printf("%s is sound: generation %" PRIu64 ", %" PRIu64 " page%s, %" PRIu64
-               " commit%s in the journal, both header slots\n",
-               command->shown, report->generation, report->pages, report->pages == 1 ? "" : "s", report->frames,
-               report->frames == 1 ? "" : "s");
-    else
-        printf("%s is DAMAGED: %" PRIu64 " of %" PRIu64 " pages, %" PRIu64 " commit%s in the journal, %" PRIu64
-               " of 2 header slots%s\n",
-               command->shown, report->pages_damaged, report->pages, report->frames_damaged,
-               report->frames_damaged == 1 ? "" : "s", report->headers_damaged,
-               report->digest_matches ? "" : ", the digest of the whole map");
-    if (without_checksums)
+    print_verdict(command, info, report, sound);
+    if (info->checksum == KM_CHECKSUM_NONE)
         printf("it has no page checksums: damage inside the data is not found\n");
     if (sound)
         return;
@@ -144,7 +170,7 @@ static int verify(struct cli_command *command, km_map *map) {
     if (command->json)
         print_summary_json(&verification, &report, error == 0, sound);
     else if (error == 0)
-        print_summary_words(command, &report, sound, info.checksum == KM_CHECKSUM_NONE);
+        print_summary_words(command, &info, &report, sound);
     return status == CLI_DONE && !sound ? CLI_NO : status;
 }
 
@@ -167,7 +193,8 @@ const struct cli_verb cli_verb_verify = {
     .summary = "check a map against its checksums",
     .description =
         "Check both header slots, every commit in the journal and every page of the data against their checksums,\n"
-        "and name what is damaged. Others may go on working meanwhile. Never changes the file.",
+        "and name what is damaged. Others may go on working meanwhile. Never changes the file. Of a live map, the\n"
+        "pages that were changed since its last seal are named, which is no damage.",
     .no = "damage was found",
     .example = "  keepmap verify state.km || echo 'restore it'",
     .run = run,
