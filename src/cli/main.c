@@ -13,21 +13,26 @@
 #include "text.h"
 
 static const struct cli_verb *const verbs[] = {
-    &cli_verb_create, &cli_verb_info, &cli_verb_read, &cli_verb_write,      &cli_verb_verify,
-    &cli_verb_log,    &cli_verb_who,  &cli_verb_sync, &cli_verb_checkpoint, &cli_verb_grow,
+    &cli_verb_create,     &cli_verb_info, &cli_verb_read,  &cli_verb_write,  &cli_verb_verify,
+    &cli_verb_log,        &cli_verb_who,  &cli_verb_watch, &cli_verb_list,   &cli_verb_sync,
+    &cli_verb_checkpoint, &cli_verb_grow, &cli_verb_copy,  &cli_verb_server, &cli_verb_client,
 };
 
 enum { VERB_COUNT = sizeof verbs / sizeof *verbs };
 
 static void print_help(FILE *stream) {
-    fprintf(stream,
-            "keepmap: shared memory that survives\n"
-            "\n"
-            "A map is a file that any number of processes use through a plain pointer. What they commit is atomic,\n"
-            "survives crashes and power cuts, and is checked by checksums.\n"
-            "\n"
-            "Usage: keepmap VERB TARGET [options]      TARGET is the path of a map\n"
-            "\n");
+    fprintf(
+        stream,
+        "keepmap: shared memory that survives\n"
+        "\n"
+        "A map is a file that any number of processes use through a plain pointer. What they commit is atomic,\n"
+        "survives crashes and power cuts, and is checked by checksums.\n"
+        "\n"
+        "Usage: keepmap VERB TARGET [options]\n"
+        "\n"
+        "TARGET is the path of a map, or Local\\NAME or Global\\NAME for one that is backed by the paging file and\n"
+        "ends with its last user: Local\\ for this user, Global\\ for the machine. 'list' takes none.\n"
+        "\n");
     for (size_t i = 0; i < VERB_COUNT; i++)
         fprintf(stream, "  %-12s %s\n", verbs[i]->name, verbs[i]->summary);
     fprintf(stream, "\n"
