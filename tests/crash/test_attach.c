@@ -253,7 +253,7 @@ static void words_and_ring_are_no_holes(void **state) {
     const struct km_options creation = {.struct_size = sizeof creation, .size = STAGE_SIZE};
     struct km_options checked;
     must(km__check_options(&creation, &checked));
-    must(km__create(STAGE_PATH, &checked, false));
+    must(km__create(STAGE_PATH, &checked, false, NULL));
     struct km__header header = stage_header();
     expect_no_holes(&header); /* before anybody has stored to the words */
     os_sim_reset(1);
