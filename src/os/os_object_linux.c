@@ -12,8 +12,8 @@
  * O2 The directory of the local names is the user's own, and nobody else may enter it. Else somebody who made it first
  *    would decide what the user's names mean. It cannot be got around by another name: the error says who has to remove
  *    it.
- * O3 The directory of the global names is sticky where everybody may write. Else everybody could take the name away
- *    from a living object and give it to one of his own. Its owner is whoever needed it first. That user can take names
+ * O3 The directory of the global names, and BASE, are sticky where everybody may write. Else everybody could take the
+ *    name away from a living object and give it to one of his own. The owner of the directory is whoever needed it first. That user can take names
  *    away, and so hinder the others, as can anybody who takes a name first. Nobody can read or change an object
  *    whose permissions do not let him: they are those of the file.
  * O4 It gets its name and its sticky bit in one step: made under a name of chance, and renamed. Else a maker who dies
@@ -76,6 +76,11 @@ bool os_path_is_object(const char *path) {
 
 /* ---- directories ------------------------------------------------------------------------------------------------- */
 
+/* Whether everybody may take away names that others gave. */
+static bool lets_all_remove(const struct stat *directory) {
+    return (directory->st_mode & S_IWOTH) != 0 && (directory->st_mode & S_ISVTX) == 0;
+}
+
 /* Open the directory that has those of all users in it. */
 static int open_base(const char *target, const char **path, int *base) {
     const char *chosen = os_environment(BASE_CHOICE);
@@ -96,13 +101,19 @@ static int open_base(const char *target, const char **path, int *base) {
             "on another tmpfs by " BASE_CHOICE,
             target, *path, strerror(errno));
     struct statfs system;
+    struct stat status;
     int error = 0;
-    if (fstatfs(fd, &system) != 0)
+    if (fstatfs(fd, &system) != 0 || fstat(fd, &status) != 0)
         error = os__system_error(errno, "look at its file system", *path);
     else if ((uint32_t)system.f_type != MAGIC_TMPFS)
         error = km__error(KM_EUNSUPPORTED,
                           "%s: %s is not on a tmpfs, so what is kept there would be written to a disk: mount a tmpfs "
                           "there, or name a directory on another tmpfs by " BASE_CHOICE,
+                          target, *path);
+    else if (lets_all_remove(&status))
+        error = km__error(KM_EACCESS,
+                          "%s: in %s everybody may remove what others have put there: have its sticky bit set (chmod "
+                          "+t), or name a directory on another tmpfs by " BASE_CHOICE,
                           target, *path);
     if (error != 0)
         close(fd);
@@ -124,7 +135,7 @@ static int judge_directory(const struct place *place) {
                          "directory on a tmpfs by " BASE_CHOICE,
                          place->target, path, S_ISLNK(status.st_mode) ? "a symbolic link" : "something else");
     if (place->scope == SCOPE_GLOBAL) {
-        if ((mode & S_IWOTH) == 0 || (mode & S_ISVTX) != 0)
+        if (!lets_all_remove(&status))
             return 0;
         return km__error(KM_EACCESS,
                          "%s: in %s (mode %04o) everybody may remove what others have put there: have its sticky bit "
@@ -144,6 +155,29 @@ static int judge_directory(const struct place *place) {
     return 0;
 }
 
+/* Open a directory of objects, without judging it; -1 and errno. */
+static int open_directory(int base, const char *name) {
+    int fd;
+    do
+        fd = openat(base, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    return fd;
+}
+
+/* Set the mode of a directory that was just made; 0 or errno. Not by its name, which may lead elsewhere by now. */
+static int set_mode(int base, const char *name, mode_t mode) {
+    char link[40];
+    struct stat status;
+    int fd = open_directory(base, name);
+    if (fd < 0)
+        return errno;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    const bool is_own = fstat(fd, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == geteuid();
+    const int number = !is_own ? EPERM : chmod(link, mode) != 0 ? errno : 0;
+    close(fd);
+    return number;
+}
+
 /* Rule O4. 0 or errno; 0 also if somebody was quicker. */
 static int make_directory(int base, const char *name, mode_t mode) {
     for (int i = 0; i < MAKE_TRIES; i++) {
@@ -157,25 +191,14 @@ static int make_directory(int base, const char *name, mode_t mode) {
                 continue;
             return errno;
         }
-        /* Nobody else may write into it, and who exchanges it has to own it: so this is the one that was made. */
-        int number =
-            fchmodat(base, temporary, mode, 0) == 0 && renameat2(base, temporary, base, name, RENAME_NOREPLACE) == 0
-                ? 0
-                : errno;
+        int number = set_mode(base, temporary, mode);
+        if (number == 0 && renameat2(base, temporary, base, name, RENAME_NOREPLACE) != 0)
+            number = errno;
         if (number != 0)
             unlinkat(base, temporary, AT_REMOVEDIR);
         return number == EEXIST ? 0 : number;
     }
     return EEXIST;
-}
-
-/* Open a directory of objects, without judging it; -1 and errno. */
-static int open_directory(int base, const char *name) {
-    int fd;
-    do
-        fd = openat(base, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
-    while (fd < 0 && errno == EINTR);
-    return fd;
 }
 
 /* Find the directory of the objects of a scope. With `make` it is made if it does not exist; otherwise place->directory
