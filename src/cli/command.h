@@ -88,7 +88,11 @@ bool cli_target_is_object(const char *target);
  */
 int cli_open(struct cli_command *command, km_map **map, struct km_options *options);
 
-/** The same, but for errors of the library, which are returned (as negative numbers) and not printed. */
+/** Refuse a standard output that goes into the target itself. 0, or an exit status. cli_open() does it. */
+int cli_check_output(const struct cli_command *command);
+
+/** The same as cli_open(), but for errors of the library, which are returned (as negative numbers) and not printed, and
+ *  without cli_check_output(). */
 int cli_try_open(struct cli_command *command, km_map **map, struct km_options *options);
 
 /**

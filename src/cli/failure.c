@@ -93,7 +93,8 @@ static const char *tool_advice(const struct cli_command *command, int error, con
     case KM_ENOTFOUND:
         if (command->verb == &cli_verb_client)
             return "start 'keepmap server' for it first, or use --wait";
-        if (command->verb == &cli_verb_create || command->verb == &cli_verb_server || command->raw)
+        if (command->verb == &cli_verb_create || command->verb == &cli_verb_server || command->raw ||
+            cli_target_is_object(command->target))
             return NULL;
         return "'keepmap create' makes a new map";
     case KM_ENOTMAP:
@@ -102,7 +103,7 @@ static const char *tool_advice(const struct cli_command *command, int error, con
                    : "--raw takes the bytes of any file as they are";
     case KM_EEXISTS:
         if (command->verb == &cli_verb_server)
-            return "press ENTER in the server that has it, or give another name";
+            return "or press ENTER in the server that has it";
         return command->verb == &cli_verb_create && !command->raw && !cli_target_is_object(command->target) &&
                        strstr(detail, "exists already")
                    ? "--force replaces a map that nobody has open"

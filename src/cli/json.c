@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
+#include "stream.h"
 #include "text.h"
 
 static void put_string(const char *text) {
@@ -64,7 +65,7 @@ void cli_json_close(struct cli_json *json, char bracket) {
     if (json->depth == 0) {
         putchar('\n');
         if (json->line)
-            fflush(stdout);
+            cli_stream_flush();
     }
 }
 

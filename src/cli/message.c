@@ -147,7 +147,7 @@ void cli_message_line(const char *format, ...) {
     vprintf(format, arguments);
     va_end(arguments);
     putchar('\n');
-    fflush(stdout);
+    cli_stream_flush();
 }
 
 void cli_message_press_enter(void) {

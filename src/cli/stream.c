@@ -123,10 +123,19 @@ int cli_stream_failed(int system_error) {
     return CLI_SYSTEM;
 }
 
+/* The errno of the first flush that failed. */
+static int flush_error;
+
+void cli_stream_flush(void) {
+    errno = 0;
+    if (fflush(stdout) != 0 && flush_error == 0)
+        flush_error = errno;
+}
+
 int cli_streams_finish(int status) {
-    const bool failed = ferror(stdout) != 0; /* an earlier write: its errno is gone */
+    const bool failed = ferror(stdout) != 0; /* an earlier write: its errno is gone, unless that was a flush */
     errno = 0;
     if (fclose(stdout) == 0 && !failed)
         return status;
-    return cli_stream_failed(errno);
+    return cli_stream_failed(flush_error ? flush_error : errno);
 }

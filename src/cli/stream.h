@@ -21,6 +21,9 @@ bool cli_stream_output_is(const char *path);
 /** Write bytes to standard output, all of them. 0 or an errno value: EFAULT if the memory lost its file underneath. */
 int cli_stream_write(const void *bytes, size_t length);
 
+/** Hand what was printed over to standard output now. That it fails is told by cli_streams_finish(). */
+void cli_stream_flush(void);
+
 /** Read what comes next from standard input, at most `length` bytes. `*got` is how many came, 0 at the end. 0 or an
  *  errno value. */
 int cli_stream_read(void *bytes, size_t length, size_t *got);

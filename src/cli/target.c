@@ -26,9 +26,16 @@ int cli_try_open(struct cli_command *command, km_map **map, struct km_options *o
     return km_open(map, command->target, options);
 }
 
-int cli_open(struct cli_command *command, km_map **map, struct km_options *options) {
+int cli_check_output(const struct cli_command *command) {
     if (!cli_target_is_object(command->target) && cli_stream_output_is(command->target))
         return cli_fail_text(command, CLI_USAGE, "standard output goes into the map itself: redirect it elsewhere");
+    return CLI_DONE;
+}
+
+int cli_open(struct cli_command *command, km_map **map, struct km_options *options) {
+    const int status = cli_check_output(command);
+    if (status)
+        return status;
     const int error = cli_try_open(command, map, options);
     return error ? cli_fail(command, error) : CLI_DONE;
 }

@@ -169,7 +169,10 @@ static int run(struct cli_command *command) {
         patience_ms == UINT32_MAX ? UINT64_MAX : cli_stream_clock_ns() + (uint64_t)patience_ms * 1000000;
 
     km_map *map;
-    int status = LOOK_AGAIN;
+    int status = cli_check_output(command);
+    if (status)
+        return status;
+    status = LOOK_AGAIN;
     while (status == LOOK_AGAIN)
         status = attach(&listening, &map);
     if (status)

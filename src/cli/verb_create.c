@@ -182,7 +182,7 @@ static void print_result(const struct cli_command *command, const struct km_info
 
 /** Keep an object backed by the paging file alive until its user is done with it. */
 static void stay(const struct cli_command *command) {
-    fflush(stdout);
+    cli_stream_flush();
     if (!command->quiet)
         fprintf(stderr, "keepmap: %s ends when this does: press ENTER, or end standard input, when you are done\n",
                 command->shown);

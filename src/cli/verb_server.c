@@ -129,7 +129,9 @@ static int run(struct cli_command *command) {
         return cli_fail_usage(command, "--message: the text %s", wrong), command->status;
 
     km_map *map;
-    int status = make(command, &map);
+    int status = cli_check_output(command);
+    if (status == CLI_DONE)
+        status = make(command, &map);
     if (status)
         return status;
     status = serve(command, map, bytes, length);

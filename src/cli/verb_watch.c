@@ -40,7 +40,7 @@ static void tell(struct watching *watching, uint64_t generation) {
     const uint64_t commits = generation - watching->told;
     watching->told = generation;
     watching->remaining -= commits < watching->remaining ? commits : watching->remaining;
-    fflush(stdout);
+    cli_stream_flush();
 }
 
 /** A range of commits up to `last`, of which no more is known than that they were made. */

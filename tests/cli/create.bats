@@ -16,7 +16,7 @@ load helper
 
 @test "create reports as JSON" {
     expect 0 create m.km --size 64K --max-size 1M --journal 2M --json
-    same '["checksum","generation","journal_size","max_size","size","target"]' "$(jq -c keys <<<"$output")"
+    same '["checksum","generation","journal_size","max_size","mode","size","target"]' "$(jq -c keys <<<"$output")"
     same "m.km 0 65536 1048576 2097152 crc32c" \
         "$(json '"\(.target) \(.generation) \(.size) \(.max_size) \(.journal_size) \(.checksum)"')"
 }

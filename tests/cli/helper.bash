@@ -18,6 +18,10 @@ setup() {
     DIR=$(mktemp -d "${TMPDIR:-/tmp}/keepmap-cli.XXXXXX")
     chmod 755 "$DIR"
     cd "$DIR" || return 1
+    # Maps backed by the paging file: in a directory of this test's own, which other users may write to as to /dev/shm.
+    KEEPMAP_SHM=$(mktemp -d /dev/shm/keepmap-cli.XXXXXX)
+    chmod 1777 "$KEEPMAP_SHM"
+    export KEEPMAP_SHM
     PIDS=()
     MOUNTS=()
     unset NO_COLOR
@@ -33,7 +37,7 @@ teardown() {
     for mount in "${MOUNTS[@]}"; do
         umount "$mount"
     done
-    rm -rf "$DIR"
+    rm -rf "$DIR" "$KEEPMAP_SHM"
 }
 
 # keepmap ARGUMENTS...: the tool, bounded in time, without the runner's own descriptors.
@@ -158,6 +162,36 @@ index_of() {
     for i in "${!PIDS[@]}"; do
         [ "${PIDS[$i]}" = "$1" ] && echo "$i"
     done
+}
+
+# start NAME ARGUMENTS...: the tool in the background. Its standard input is the pipe NAME.in, which stays open; NAME.out and
+# NAME.err take what it says. Sets STARTED.
+start() {
+    local name=$1 input
+    shift
+    mkfifo "$name.in"
+    exec {input}<>"$name.in"
+    "$KEEPMAP" "$@" <"$name.in" >"$name.out" 2>"$name.err" 3>&- {input}>&- &
+    STARTED=$!
+    PIDS+=("$STARTED")
+}
+
+# press NAME: press ENTER where start NAME waits for it.
+press() {
+    echo >"$1.in"
+}
+
+# is_over PROCESS: a child of this shell has ended.
+is_over() {
+    [ ! -e "/proc/$1" ] || grep -q '^State:[[:space:]]*Z' "/proc/$1/status"
+}
+
+# ended STATUS PROCESS: a child of this shell ends, with that status.
+ended() {
+    local found=0
+    wait_until is_over "$2" || return 1
+    wait "$2" || found=$?
+    same "$1" "$found"
 }
 
 # crash TARGET WORDS...: what a process leaves behind that did WORDS and was killed.

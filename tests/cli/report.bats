@@ -6,10 +6,17 @@
 load helper
 
 @test "info as JSON has every documented field, and no other" {
-    make_map m.km
-    expect 0 info m.km --json
-    sed -n '/^### info/,/^### /s/^| `\([a-z_]*\)` .*/\1/p' "$TOP/docs/cli.md" | sort >documented
-    jq -r 'keys[]' <<<"$output" | sort | diff documented -
+    make_map T.km
+    make_map L.km --live
+    keepmap create R.km --raw --size 64K --quiet
+    local kind
+    for kind in T L R; do
+        # shellcheck disable=SC2046
+        expect 0 info $kind.km --json $([ $kind != R ] || echo --raw)
+        sed -n "/^### info/,/^## /s/^| \`\\([a-z_]*\\)\` | [TLR]*$kind[TLR]* .*/\\1/p" "$TOP/docs/cli.md" | sort >documented
+        [ -s documented ]
+        jq -r 'keys[]' <<<"$output" | sort | diff documented -
+    done
 }
 
 @test "log, who and verify as JSON have every documented field, and no other" {

@@ -13,7 +13,7 @@ load helper
 
 @test "--help lists exactly the verbs that work" {
     expect 0 --help
-    same "checkpoint create grow info log read sync verify who write " \
+    same "checkpoint client copy create grow info list log read server sync verify watch who write " \
         "$(sed -n 's/^  \([a-z]*\)  .*/\1/p' <<<"$output" | sort | tr '\n' ' ')"
     expect 0 help
     [[ $output == *"Usage: keepmap VERB TARGET"* ]]
@@ -21,11 +21,15 @@ load helper
 
 @test "each verb's help has usage, options, an example and exit statuses" {
     local verb
-    for verb in create info read write verify log who sync checkpoint grow; do
+    for verb in create info read write verify log who watch list sync checkpoint grow copy server client; do
         expect 0 "$verb" --help
         local first=$output
-        [[ $first == "Usage: keepmap $verb TARGET"* ]]
-        [[ $first == *"Options:"*"--timeout SECONDS"*"Example:"*"keepmap $verb"*"Exit status:"*"0  done"* ]]
+        if [ "$verb" = list ]; then
+            [[ $first == "Usage: keepmap list [options]"* && $first != *--timeout* && $first != *--raw* ]]
+        else
+            [[ $first == "Usage: keepmap $verb TARGET"* && $first == *"--timeout SECONDS"* && $first == *--raw* ]]
+        fi
+        [[ $first == *"Options:"*"--help"*"Example:"*"keepmap $verb"*"Exit status:"*"0  done"* ]]
         expect 0 help "$verb"
         same "$first" "$output"
         expect 0 "$verb" -h
@@ -71,15 +75,60 @@ load helper
     refused 2 "a map cannot be a standard stream" info -
 }
 
-@test "maps backed by the paging file are refused by name" {
-    local verb
-    for verb in info read write verify log who sync checkpoint; do
-        refused 2 "not supported by this version" "$verb" 'Local\SampleMap'
-        refused 2 "not supported by this version" "$verb" 'Global\SampleMap'
+@test "list takes no target, and only the options that it has a use for" {
+    refused 2 "'m.km' is one word too many: it takes no target" list m.km
+    local option
+    for option in --raw --timeout=1 --schema=a:1 --any-filesystem; do
+        refused 2 "unknown option" list "$option"
     done
-    refused 2 "not supported by this version" create 'Local\SampleMap' --size 1M
-    refused 2 "not supported by this version" grow 'Global\SampleMap' 1M
+    expect 0 list --json
+    same "[]" "$(jq -c .maps <<<"$output")"
+}
+
+@test "names of maps backed by the paging file are checked by every verb" {
+    local verb
+    for verb in info read write verify log who watch sync checkpoint server client; do
+        refused 2 "Local?NAME, with these capitals" "$verb" 'local\x'
+        refused 2 "Global?NAME, with these capitals" "$verb" 'GLOBAL\x'
+        refused 2 "no name behind the backslash" "$verb" 'Local\'
+        refused 2 "has a '/' in it" "$verb" 'Local\a/b'
+        refused 2 "has a '?' in it" "$verb" 'Global\a\b'
+        refused 2 "means a directory" "$verb" 'Local\..'
+        refused 2 "control character" "$verb" $'Local\\a\nb'
+        refused 2 "not valid UTF-8" "$verb" $'Local\\\xff'
+        refused 2 "201 bytes" "$verb" "Local\\$(printf '%0201d' 0)"
+    done
+    refused 2 "Local?NAME, with these capitals" create 'LOCAL\x' --size 1M
+    refused 2 "Local?NAME, with these capitals" grow 'LOCAL\x' 1M
+    refused 2 "Local?NAME, with these capitals" copy 'LOCAL\x' copy.km
+    [ -z "$(ls -A "$DIR" "$KEEPMAP_SHM" | grep -v :)" ]
+}
+
+@test "a map backed by the paging file that is not there is refused by name" {
+    local verb
+    for verb in info read write verify log who watch sync checkpoint client; do
+        refused 3 "there is no such object" "$verb" 'Local\SampleMap'
+        refused 3 "there is no such object" "$verb" 'Global\SampleMap'
+        refused 3 "there is no such object" "$verb" 'Local\SampleMap' --raw
+    done
+    refused 3 "there is no such object" grow 'Global\SampleMap' 1M
+    refused 3 "there is no such object" copy 'Local\SampleMap' copy.km
     [ -z "$(ls -A "$DIR")" ]
+    expect 0 list
+    same "no maps are backed by the paging file now" "$output"
+}
+
+@test "a file whose path looks like a name is reached by its directory" {
+    keepmap create './Local\x' --size 64K --quiet
+    [ -f 'Local\x' ]
+    refused 3 "there is no such object" info 'Local\x'
+    expect 0 info './Local\x' --json
+    same false "$(jq .paging_file <<<"$output")"
+}
+
+@test "--raw and --schema exclude each other" {
+    make_map m.km
+    refused 2 "--schema with --raw" info m.km --raw --schema a:1
 }
 
 @test "sizes that are none are refused" {
@@ -152,11 +201,13 @@ load helper
     make_map m.km
     [ -c /dev/full ] || skip "no /dev/full"
     local verb
-    for verb in info log who verify read; do
-        run --separate-stderr bash -c '"$0" "$@" >/dev/full' "$KEEPMAP" "$verb" m.km
+    for verb in info log who verify read client; do
+        run --separate-stderr bash -c '"$0" "$@" </dev/null >/dev/full' "$KEEPMAP" "$verb" m.km
         same 7 "$status"
         [[ $stderr == "keepmap: cannot write standard output: No space left on device: "* ]]
     done
+    run --separate-stderr bash -c '"$0" list >/dev/full' "$KEEPMAP"
+    same 7 "$status"
     run bash -c '"$0" --help >/dev/full' "$KEEPMAP"
     same 7 "$status"
 }
@@ -193,7 +244,7 @@ load helper
     make_map m.km
     local before verb
     before=$(checksum m.km)
-    for verb in info read verify log who sync checkpoint; do
+    for verb in info read verify log who watch sync checkpoint client; do
         run bash -c '"$0" "$1" m.km >>m.km' "$KEEPMAP" "$verb"
         same 2 "$status"
         [[ $output == *"standard output goes into the map itself"* ]]

@@ -4,9 +4,10 @@
  *
  *     tool_hold TARGET WORD...
  *
- * The words are done in order: `readonly` and `lazy` choose how the map is opened (before any other word); `idle` opens
- * it and no more; `read` and `write` begin a transaction that stays; `commit` stores one byte and commits. Then it says
- * "ready" and waits for a line, or the end, of standard input.
+ * The words are done in order: `readonly`, `lazy` and `raw` choose how the map is opened (before any other word); `idle`
+ * opens it and no more; `read` and `write` begin a transaction that stays; `store` stores one byte, at once, into the
+ * sixth page; `commit` stores one byte and commits. Then it says "ready" and waits for a line, or the end, of standard
+ * input.
  */
 #include <stdio.h>
 #include <string.h>
@@ -16,6 +17,14 @@
 static int fail(const char *word, int error) {
     fprintf(stderr, "tool_hold: %s: %s: %s\n", word, km_error_name(error), km_last_error_detail());
     return 1;
+}
+
+static int store(km_map *map) {
+    unsigned char *data = km_data(map);
+    if (km_size(map) <= 5 * KM_PAGE_SIZE)
+        return KM_ESIZE;
+    data[5 * KM_PAGE_SIZE]++;
+    return 0;
 }
 
 static int store_and_commit(km_map *map) {
@@ -35,6 +44,8 @@ static int obey(km_map *map, const char *word) {
         return km_begin(map, KM_READ);
     if (strcmp(word, "write") == 0)
         return km_begin(map, KM_WRITE);
+    if (strcmp(word, "store") == 0)
+        return store(map);
     if (strcmp(word, "commit") == 0)
         return store_and_commit(map);
     return KM_EINVAL;
@@ -50,6 +61,8 @@ int main(int argc, char **argv) {
             options.flags |= KM_READONLY;
         else if (strcmp(argv[next], "lazy") == 0)
             options.flags |= KM_LAZY;
+        else if (strcmp(argv[next], "raw") == 0)
+            options.mode = KM_RAW;
         else
             break;
     }
