@@ -20,8 +20,9 @@
  *     then the checksum would be of bytes that the copy does not have.
  *  P5 A clone that was refused may have done a part. If the new file is not all holes afterwards, every page is
  *     written, zeros too; a page that was skipped as a hole would show what the clone left there.
- *  P6 A live map shares no blocks. A store to a shared block needs a new one, and on a full disk that store, through a
- *     mapping, would be a fault; its space is taken at creation for the same reason.
+ *  P6 What users store to through a mapping of the file shares no blocks: a live map, and a raw one that is made from a
+ *     file. A store to a shared block needs a new one, and on a full disk that would be a fault; their space is taken
+ *     at creation for the same reason. (The copy of a raw map is a file like its source, with the holes of it.)
  *  P7 A live map is copied under WRITER, for reading where the handle may not write, so that no transaction is caught
  *     half-way. If the last writer died in one, the copy is not marked clean, so that its first writer is told, too.
  *  P8 A file that was cut short reads as if it ended in a hole. Whether the source is still whole is asked after its
@@ -46,7 +47,8 @@ struct copy {
     const struct km__header *header; /* of the copy; table_capacity 0: it has no table */
     uint64_t length;                 /* bytes that are copied, from the start of the data */
     uint64_t pages;
-    uint64_t cloned; /* pages from the start that share their blocks */
+    bool shares;     /* blocks, where the file system can (P6) */
+    uint64_t cloned; /* pages from the start that do */
     bool filled;     /* what is not written need not be zeros (P5) */
     km_map *carried; /* where checksums and patched pages come from; NULL: they are computed */
     uint64_t digest;
@@ -90,13 +92,17 @@ static int write_pages(struct copy *copy, uint64_t first, size_t count) {
     return result;
 }
 
+static bool has_table(const struct copy *copy) {
+    return copy->header->checksum_kind != KM_CHECKSUM_NONE && copy->header->table_capacity > 0;
+}
+
 static int write_entries(struct copy *copy, uint64_t first, size_t count) {
     bool any = false;
     for (size_t i = 0; i < count; i++) {
         any = any || copy->entries[i] != 0;
         copy->digest += km__digest_mix(first + i, copy->entries[i]);
     }
-    if (!any)
+    if (!any && !(copy->filled && has_table(copy)))
         return 0;
     return os_file_write(copy->to, copy->header->table_offset + first * sizeof(uint32_t), copy->entries,
                          count * sizeof(uint32_t));
@@ -116,10 +122,6 @@ static int next_run(struct os_file *file, uint64_t offset, uint64_t item, uint64
     run[0] = (start - offset) / item;
     run[1] = (stop - offset + item - 1) / item;
     return 0;
-}
-
-static bool has_table(const struct copy *copy) {
-    return copy->header->checksum_kind != KM_CHECKSUM_NONE && copy->header->table_capacity > 0;
 }
 
 /* The next pages from `page` on that are more than a hole; none is left below `first` then. */
@@ -198,7 +200,7 @@ static int copy_chunk(struct copy *copy, const struct chunk *chunk) {
 
 static int clone(struct copy *copy) {
     const uint64_t length = copy->length / KM__ALIGN * KM__ALIGN, offset = copy->header->data_offset;
-    if (copy->header->mode == KM_LIVE || length == 0) /* P6 */
+    if (!copy->shares || length == 0)
         return 0;
     int result = os_file_clone_range(copy->from, copy->from_offset, copy->to, offset, length);
     if (result == 0)
@@ -285,6 +287,7 @@ static int fill_transactional(km_map *map, struct os_file *file, struct km__head
                         .from_offset = map->header.data_offset,
                         .header = header,
                         .length = km__pages_of(header->data_size) * KM__PAGE,
+                        .shares = true,
                         .carried = map};
     int result = copy_chunks(&copy);
     if (result == 0)
@@ -301,60 +304,68 @@ static int fill_transactional(km_map *map, struct os_file *file, struct km__head
 
 /* ---- a live map, a raw one, a file ------------------------------------------------------------------------------- */
 
-static int copy_bytes(struct os_file *from, uint64_t from_offset, struct os_file *file, struct km__header *header,
-                      uint64_t length) {
-    struct copy copy = {.from = from, .to = file, .from_offset = from_offset, .header = header, .length = length};
-    const int result = copy_chunks(&copy);
-    free(copy.bytes);
-    header->digest = copy.digest;
+/* Bytes whose checksums nobody knows. */
+static int copy_bytes(struct copy *copy) {
+    const int result = copy_chunks(copy);
+    free(copy->bytes);
     return result;
 }
 
-/* Checksums are carried from a sealed map (P2). One that is in use has none that hold; if somebody attaches in the
- * middle of it, it was in use, and everything is written again. */
+/* A live map that is sealed and not in use has checksums to be carried (P2, P3). 1: it is in use, or was so meanwhile
+ * (who attaches writes the header), and what was copied is worth nothing. */
+static int copy_sealed(km_map *map, struct copy *copy) {
+    struct km__header sealed, now;
+    bool abandoned = false;
+    int result = km__live_state(map, &sealed, &abandoned);
+    if (result != 0 || (sealed.flags & KM__HEADER_CLEAN) == 0)
+        return result != 0 ? result : 1;
+    copy->carried = map;
+    const int copied = copy_chunks(copy);
+    free(copy->bytes);
+    copy->carried = NULL;
+    copy->filled = true;
+    result = km__live_state(map, &now, &abandoned); /* as S7 */
+    if (result != 0 || now.sequence != sealed.sequence)
+        return result != 0 ? result : 1;
+    if (copied != 0 || copy->digest == sealed.digest)
+        return copied;
+    return km__error(KM_EJOURNAL,
+                     "%s: the digest of all checksums is not the one in the header: the table or the header was "
+                     "changed; run keepmap verify, restore it from an older copy",
+                     map->path);
+}
+
 static int fill_live(km_map *map, struct os_file *file, struct km__header *header) {
     struct copy copy = {.from = map->file,
                         .to = file,
                         .from_offset = map->header.data_offset,
                         .header = header,
                         .length = header->data_size};
-    struct km__header now;
-    bool abandoned = false;
-    int result = km__live_state(map, &now, &abandoned);
-    if (result == 0 && (now.flags & KM__HEADER_CLEAN) != 0) {
-        copy.carried = map;
-        result = copy_chunks(&copy);
-        if (result == 0 && copy.digest != now.digest)
-            result = km__error(KM_EJOURNAL,
-                               "%s: the digest of all checksums is not the one in the header: the table or the header "
-                               "was changed; run keepmap verify, restore it from an older copy",
-                               map->path); /* P3 */
-        free(copy.bytes);
-        copy.bytes = NULL;
-        header->digest = copy.digest;
-        const int looked = km__live_state(map, &now, &abandoned);
-        if (looked != 0 || (now.flags & KM__HEADER_CLEAN) != 0)
-            return looked != 0 ? looked : result;
-    }
-    if (result == 0 || result == KM_ECORRUPT || result == KM_EJOURNAL) {
-        copy.filled = copy.carried != NULL;
-        copy.carried = NULL;
+    int result = copy_sealed(map, &copy);
+    if (result == 1) {
+        km__error_clear();
         copy.digest = 0;
-        result = copy_chunks(&copy);
+        result = copy_bytes(&copy);
     }
-    free(copy.bytes);
     header->digest = copy.digest;
     return result;
 }
 
 static int fill_raw(km_map *map, struct os_file *file, struct km__header *header) {
+    struct copy copy = {.from = map->file, .to = file, .header = header, .length = header->data_size, .shares = true};
     const int result = os_file_resize(file, header->data_size);
-    return result == 0 ? copy_bytes(map->file, 0, file, header, header->data_size) : result;
+    return result == 0 ? copy_bytes(&copy) : result;
 }
 
 int km__copy_from(struct os_file *file, struct km__header *header, struct os_file *from, uint64_t length) {
     struct os_file_info info = {0};
-    int result = copy_bytes(from, 0, file, header, length);
+    struct copy copy = {.from = from,
+                        .to = file,
+                        .header = header,
+                        .length = length,
+                        .shares = header->mode == KM_TRANSACTIONAL}; /* P6 */
+    int result = copy_bytes(&copy);
+    header->digest = copy.digest;
     if (result == KM_ETRUNCATED)
         return km__error_prefix(result, "it became shorter while its bytes were taken over");
     if (result == 0)
