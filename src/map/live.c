@@ -106,7 +106,7 @@ int km__live_rebuild(km_map *map, struct km__slots *slots) {
     const uint64_t generation = km__live_generation(map, &header);
     const bool same = same_boot(control);
     int result = 0;
-    if (header.generation == 0)
+    if (km__is_new(&header))
         result = os_file_sync_name(map->file, map->path); /* O8 */
     if (result != 0)
         return result;

@@ -246,6 +246,10 @@ int km__create(const char *path, const struct km_options *options, bool replace,
 int km__create_empty(struct os_file *file, struct km__header *header);   /* everything but the data: see N1, N2 */
 int km__create_headers(struct os_file *file, struct km__header *header); /* both slots; the file is synced */
 int km__uuid_make(uint8_t uuid[16]);
+/** Whether no slot was written since the map was made, or copied: see O8. */
+static inline bool km__is_new(const struct km__header *header) {
+    return header->sequence <= 2;
+}
 int km__check_options(const struct km_options *options, struct km_options *checked);
 /** Rebuild control as of `generation`; `holder` and `boot` stay. */
 void km__control_clear(struct km__control *control, uint64_t generation);

@@ -20,9 +20,9 @@
  *     shortened and moved only by who holds ATTACH with no other USER, so that nobody's mapping loses its file.
  *  O6 Home is not written by recovery: opening costs the ring, not the data.
  *  O7 After ATTACH the path must still name the file that was opened: it may have been replaced meanwhile.
- *  O8 Before the first checkpoint of a map its first handle syncs the directory: whoever created it may have died
- *     between giving the file its name and making the name durable, and what is committed now would vanish with the
- *     name.
+ *  O8 As long as nobody has written a header slot of a map since it was made, its first handle syncs the directory:
+ *     whoever created it, or copied it (at whatever generation), may have died between giving the file its name and
+ *     making the name durable, and what is committed now would vanish with the name.
  *  O9 Who closes, and may be the last, makes the journal durable also when it cannot have ATTACH or CHECKPOINT in
  *     time: a handle that may only read can hold them for long, and lazy commits would be left to a power cut though
  *     everybody has closed.
@@ -123,7 +123,7 @@ static int rebuild(km_map *map, struct km__slots *slots) {
         result = check_end(map, &slots->slot[slots->chosen], &end);
     if (result != 0)
         return result; /* refused: nothing of the file was changed */
-    if (slots->slot[slots->chosen].generation == 0)
+    if (km__is_new(&slots->slot[slots->chosen]))
         result = os_file_sync_name(map->file, map->path); /* O8 */
     if (result != 0)
         return result;
