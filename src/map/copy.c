@@ -414,11 +414,6 @@ static int publish(struct os_file *file, const char *path) {
 
 typedef int fill_function(km_map *map, struct os_file *file, struct km__header *header);
 
-/* Errors behind which the source's end may stand: it was cut short, and is no damage (P8). */
-static bool may_be_cut(int result) {
-    return result == 0 || result == KM_ETRUNCATED || result == KM_ECORRUPT || result == KM_EJOURNAL;
-}
-
 static int make(km_map *map, const char *path, struct km__header *header, fill_function *fill) {
     struct os_file_info info;
     struct os_file *file = NULL;
@@ -429,10 +424,8 @@ static int make(km_map *map, const char *path, struct km__header *header, fill_f
         result = km__create_empty(file, header);
     if (result == 0)
         result = fill(map, file, header);
-    if (may_be_cut(result)) {
-        const int gone = km__still_there(map);
-        result = gone != 0 ? gone : result;
-    }
+    const int gone = km__still_there(map); /* P8: that is what errors mean then, and their absence */
+    result = gone != 0 ? gone : result;
     if (result == 0)
         result = map->raw ? os_file_sync(file) : km__create_headers(file, header);
     if (result == 0)
