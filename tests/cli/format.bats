@@ -96,6 +96,26 @@ leave_one_more() {
     agrees m.km
 }
 
+@test "the documented reader reads live maps, and tells changed pages from damaged ones" {
+    keepmap create m.km --live --size 100001 --quiet
+    noise 70000 | keepmap write m.km --offset 30000 --quiet
+    agrees m.km
+    keepmap grow m.km 3000001 --quiet
+    noise 7000 | keepmap write m.km --offset 2990000 --quiet
+    agrees m.km
+    cp m.km flipped.km
+    flip flipped.km $(($(header m.km a data_offset) + 40000))
+    local result=0
+    "$BATS_FILE_TMPDIR/reader" <flipped.km >/dev/null 2>words || result=$?
+    [ "$result" = 1 ] && grep -q ", 1 damaged pages" words
+
+    crash m.km commit commit # no seal: only the reader and the tool without write permission leave it so
+    "$BATS_FILE_TMPDIR/reader" <m.km >by-reader 2>words
+    grep -q ", 1 changed pages" words
+    keepmap read m.km | cmp - by-reader
+    same 1 "$(keepmap verify m.km --json | jq .pages_changed)"
+}
+
 @test "the documented reader finds a flipped bit of the data and of the journal" {
     make_map m.km --size 100001
     leave_frames m.km

@@ -45,6 +45,20 @@ static const struct golden {
 
 #define GOLDENS (sizeof goldens / sizeof goldens[0])
 
+/* Live maps: what they were when they were last sealed, and what was stored since. */
+static const struct live {
+    const char *name;
+    uint64_t size, generation;
+    uint64_t digest; /* at the seal */
+    uint32_t data;   /* CRC-32C of all bytes */
+    unsigned changed_pages;
+} lives[] = {
+    {"v1-live", 20000, 5, UINT64_C(0xf833bf0d8af46578), 0x14c18ce5, 0},
+    {"v1-live-unsealed", 20000, 1, UINT64_C(0xfa27a8be297a323d), 0x1d3bc033, 3},
+};
+
+#define LIVES (sizeof lives / sizeof lives[0])
+
 static const char *data_path(const char *below) {
     static char path[1024];
     const char *directory = getenv("KEEPMAP_DATA");
@@ -270,9 +284,96 @@ static void what_needs_zlib_is_refused_by_name_where_it_is_missing(void **state)
     }
 }
 
+/* ---- golden files of live maps ----------------------------------------------------------------------------------- */
+
+static int count_changed(void *context, uint64_t done, uint64_t total, const struct km_finding *finding) {
+    (void)done;
+    (void)total;
+    if (finding != NULL) {
+        assert_int_equal(finding->error, KM_ECHANGED);
+        assert_int_not_equal(finding->expected, finding->found);
+        ++*(unsigned *)context;
+    }
+    return 0;
+}
+
+static void expect_live(const struct live *live, km_map *map, uint64_t digest, unsigned changed_pages) {
+    expect(live, "the size", km_size(map), live->size);
+    expect(live, "the sum of the data", km__crc32c_portable(0, km_data(map), live->size), live->data);
+    const struct km_info info = check_info(map);
+    expect(live, "the mode", info.mode, KM_LIVE);
+    expect(live, "the generation told", info.generation, live->generation);
+    expect(live, "the sealed generation", info.durable_generation, live->generation);
+    expect(live, "the digest", info.digest, digest);
+    unsigned told = 0;
+    struct km_report report = {.struct_size = sizeof report};
+    must(km_verify(map, &report, count_changed, &told));
+    expect(live, "the number of findings", told, changed_pages);
+    expect(live, "the number of changed pages", report.pages_changed, changed_pages);
+    expect(live, "the number of damaged pages", report.pages_damaged, 0);
+    expect(live, "the number of damaged slots", report.headers_damaged, 0);
+    expect(live, "the verdict on the digest", report.digest_matches, 1);
+}
+
+static void a_live_golden_file_is_read_without_a_change(void **state) {
+    (void)state;
+    for (const struct live *live = lives; live < lives + LIVES; live++) {
+        const char *path = copy_of("golden", live->name);
+        struct scratch_image before = scratch_load(path);
+        km_map *map = check_open(path, 0, KM_READONLY);
+        must(km_begin(map, KM_READ));
+        must(km_abort(map));
+        expect_live(live, map, live->digest, live->changed_pages);
+        const struct km_info info = check_info(map);
+        expect(live, "clean", info.clean, live->changed_pages == 0);
+        expect(live, "abandoned", info.abandoned, live->changed_pages != 0);
+        must(km_close(map));
+        if (!scratch_equals(path, &before)) {
+            fail_msg("%s: a handle without write permission changed the file", live->name);
+        }
+        scratch_release(&before);
+    }
+}
+
+/* The first writer after an unclean end is told of it, and its commit says that the data is good again. */
+static void a_live_golden_file_goes_on_and_is_sealed(void **state) {
+    (void)state;
+    for (const struct live *live = lives; live < lives + LIVES; live++) {
+        const char *path = copy_of("golden", live->name);
+        km_map *map = check_open(path, 0, 0);
+        if (live->changed_pages != 0) {
+            must_fail(km_begin(map, KM_WRITE), KM_EABANDONED);
+        } else {
+            must(km_begin(map, KM_WRITE));
+        }
+        unsigned char *data = km_data(map);
+        expect(live, "the sum of the data", km__crc32c_portable(0, data, live->size), live->data);
+        for (uint64_t at = 77; at < live->size; at += 4000) {
+            data[at] ^= 0x55;
+        }
+        const uint32_t sum = km__crc32c_portable(0, data, live->size);
+        must(km_commit(map));
+        expect(live, "the next generation", km_generation(map), live->generation + 1);
+        must(km_close(map));
+        map = check_open(path, 0, KM_READONLY);
+        expect(live, "the sum of the data now", km__crc32c_portable(0, km_data(map), live->size), sum);
+        const struct km_info info = check_info(map);
+        expect(live, "clean", info.clean, 1);
+        expect(live, "abandoned", info.abandoned, 0);
+        expect(live, "the sealed generation", info.durable_generation, live->generation + 1);
+        check_clean(map);
+        must(km_close(map));
+    }
+}
+
 static void require_row(const char *name) {
     for (const struct golden *golden = goldens; golden < goldens + GOLDENS; golden++) {
         if (strcmp(golden->name, name) == 0) {
+            return;
+        }
+    }
+    for (const struct live *live = lives; live < lives + LIVES; live++) {
+        if (strcmp(live->name, name) == 0) {
             return;
         }
     }
@@ -281,7 +382,7 @@ static void require_row(const char *name) {
 
 static void every_golden_file_has_a_row(void **state) {
     (void)state;
-    assert_int_equal(each_file("golden", require_row), GOLDENS);
+    assert_int_equal(each_file("golden", require_row), GOLDENS + LIVES);
 }
 
 /* ---- damaged files ----------------------------------------------------------------------------------------------- */
@@ -345,6 +446,10 @@ static void meet_damaged(const char *name) {
     if (!scratch_equals(path, &before)) {
         fail_msg("%s: a handle without write permission changed the file", name);
     }
+    if (strstr(name, "-live-") != NULL && strncmp(name, "KM_EHEADER", strlen("KM_EHEADER")) != 0) {
+        scratch_release(&before); /* who may write may store to a live map, and makes the file say so */
+        return;
+    }
     const struct meeting writer = meet(path, 0);
     expect_error(name, "a handle with write permission", writer, expected);
     if (writer.opened != 0 && !scratch_equals(path, &before)) {
@@ -357,7 +462,7 @@ static void meet_damaged(const char *name) {
 
 static void a_damaged_file_gives_the_error_that_it_is_named_after(void **state) {
     (void)state;
-    assert_true(each_file("damaged", meet_damaged) >= 15);
+    assert_true(each_file("damaged", meet_damaged) >= 19);
 }
 
 static uint64_t named; /* bit -e: a file names the error e */
@@ -395,6 +500,8 @@ int main(void) {
         cmocka_unit_test(a_golden_file_can_be_read_by_eye),
         cmocka_unit_test(a_schema_is_kept_and_another_is_refused),
         cmocka_unit_test(what_needs_zlib_is_refused_by_name_where_it_is_missing),
+        cmocka_unit_test(a_live_golden_file_is_read_without_a_change),
+        cmocka_unit_test(a_live_golden_file_goes_on_and_is_sealed),
         cmocka_unit_test(every_golden_file_has_a_row),
         cmocka_unit_test(a_damaged_file_gives_the_error_that_it_is_named_after),
         cmocka_unit_test(every_error_of_a_file_has_a_damaged_file),

@@ -5,8 +5,8 @@
  *     tool_golden DIRECTORY        (make golden)
  *
  * For each golden file that it makes it prints the row of tests/compat/test_compat.c that says what the file holds,
- * taken not from the library but from an array that stands beside the map. A file that is there stays as it is: see
- * data/README.md.
+ * taken not from the library but from an array that stands beside the map; live maps have a table of their own there.
+ * A file that is there stays as it is: see data/README.md.
  *
  * Runs on the simulated system (os_sim.h), whose clock and chance come from a seed: the same library makes the same
  * bytes (compressed frames also depend on zlib), and a session can end by a kill or a power cut at any step.
@@ -41,7 +41,8 @@ struct story {
     km_map *map;
     uint64_t generation, size;
     unsigned char now[LARGEST];
-    unsigned char home[LARGEST]; /* at the last checkpoint */
+    unsigned char home[LARGEST]; /* at the last checkpoint, or seal */
+    uint64_t home_generation;
 };
 
 struct image {
@@ -69,7 +70,7 @@ static void must(const struct story *story, const char *what, int result) {
 static void create(struct story *story) {
     os_sim_reset(20240601);
     story->options.struct_size = sizeof story->options;
-    story->options.journal_size = JOURNAL;
+    story->options.journal_size = story->options.mode == KM_LIVE ? 0 : JOURNAL;
     story->options.flags |= KM_CREATE | KM_EXCLUSIVE;
     if (story->options.size == 0)
         story->options.size = SIZE;
@@ -107,6 +108,7 @@ static void commit(struct story *story) {
 static void checkpoint(struct story *story) {
     must(story, "checkpoint", km_checkpoint(story->map));
     memcpy(story->home, story->now, sizeof story->home);
+    story->home_generation = story->generation;
 }
 
 static void grow(struct story *story, uint64_t size) {
@@ -361,6 +363,43 @@ static struct image tell_torn_slot(struct story *story) {
     return end_in_checkpoint(story, true, a_slot_is_torn);
 }
 
+static void tell_until_seal(struct story *story) {
+    story->options.mode = KM_LIVE;
+    create(story);
+    commit_everything(story);
+    checkpoint(story);
+}
+
+/* The last to close seals. The fourth page becomes zeros again, and its checksum 0. */
+static struct image tell_live(struct story *story) {
+    tell_until_seal(story);
+    commit_ranges(story);
+    begin(story);
+    memset(story->now + 3 * KM_PAGE_SIZE, 0, KM_PAGE_SIZE);
+    memset((unsigned char *)km_data(story->map) + 3 * KM_PAGE_SIZE, 0, KM_PAGE_SIZE);
+    commit(story);
+    checkpoint(story); /* so that `home` is what the close seals */
+    struct image image = close_cleanly(story);
+    if ((header_of(&image)->flags & KM__HEADER_CLEAN) == 0)
+        die("%s: the map is not sealed", story->name);
+    return image;
+}
+
+/* The process died inside a write transaction, after a seal, stores in three pages and commits. */
+static struct image tell_live_unsealed(struct story *story) {
+    tell_until_seal(story);
+    begin(story);
+    store(story, 40, 100);
+    commit(story);
+    store(story, 2 * KM_PAGE_SIZE, 64); /* outside of any transaction */
+    begin(story);
+    store(story, 4 * KM_PAGE_SIZE, 100);
+    struct image image = kill_session(story);
+    if ((header_of(&image)->flags & KM__HEADER_CLEAN) != 0)
+        die("%s: the map is sealed", story->name);
+    return image;
+}
+
 static const struct golden {
     const char *name;
     struct image (*tell)(struct story *);
@@ -379,6 +418,8 @@ static const struct golden {
     {"v1-checkpoint", tell_checkpoint, {0}},
     {"v1-torn-page", tell_torn_page, {0}},
     {"v1-torn-slot", tell_torn_slot, {0}},
+    {"v1-live", tell_live, {0}},
+    {"v1-live-unsealed", tell_live_unsealed, {0}},
 };
 
 static bool is_there(const char *path) {
@@ -392,17 +433,31 @@ static void save_image(const char *path, const struct image *image) {
         die("%s: %s", path, strerror(errno));
 }
 
-/* The sum over all pages, from the array. */
-static uint64_t digest_of(const struct story *story) {
+/* The sum over all pages, from one of the arrays. */
+static uint64_t digest_of(const struct story *story, const unsigned char *bytes) {
     uint64_t digest = 0;
     for (uint64_t page = 0; page * KM_PAGE_SIZE < story->size; page++)
-        digest += km__digest_mix(page, km__checksum_page(story->options.checksum, story->now + page * KM_PAGE_SIZE));
+        digest += km__digest_mix(page, km__checksum_page(story->options.checksum, bytes + page * KM_PAGE_SIZE));
     return digest;
 }
 
+/* A live map is told by its last seal, and by the pages that differ from it. */
+static void print_live_row(const struct story *story) {
+    unsigned changed = 0;
+    for (uint64_t at = 0; at < story->size; at += KM_PAGE_SIZE)
+        changed += memcmp(story->now + at, story->home + at, KM_PAGE_SIZE) != 0;
+    printf("    {\"%s\", %" PRIu64 ", %" PRIu64 ", UINT64_C(0x%016" PRIx64 "), 0x%08" PRIx32 ", %u},\n", story->name,
+           story->size, story->home_generation, digest_of(story, story->home),
+           km__crc32c_portable(0, story->now, story->size), changed);
+}
+
 static void print_row(const struct story *story, const struct image *image) {
+    if (story->options.mode == KM_LIVE) {
+        print_live_row(story);
+        return;
+    }
     printf("    {\"%s\", %" PRIu64 ", %" PRIu64 ", %" PRIu64 ", UINT64_C(0x%016" PRIx64 "), 0x%08" PRIx32 "},\n",
-           story->name, story->size, story->generation, header_of(image)->generation, digest_of(story),
+           story->name, story->size, story->generation, header_of(image)->generation, digest_of(story, story->now),
            km__crc32c_portable(0, story->now, story->size));
 }
 
@@ -517,6 +572,29 @@ static void flip_in_table_3(struct image *image) {
     image->bytes[header_of(image)->table_offset + 3 * sizeof(uint32_t) + 1] ^= 0x80;
 }
 
+/* A page and its checksum that were lost together, so that they match: only the digest tells. */
+static void change_both_in_page_2(struct image *image) {
+    const struct km__header *header = header_of(image);
+    memset(image->bytes + header->data_offset + 2 * KM_PAGE_SIZE, 0, KM_PAGE_SIZE);
+    memset(image->bytes + header->table_offset + 2 * sizeof(uint32_t), 0, sizeof(uint32_t));
+}
+
+static void set_journal(struct km__header *header) {
+    header->journal_size = header->journal_configured = JOURNAL;
+}
+
+static void change_to_journal(struct image *image) {
+    change_headers(image, set_journal);
+}
+
+static void set_last_mode(struct km__header *header) {
+    header->mode = UINT32_MAX;
+}
+
+static void change_mode(struct image *image) {
+    change_headers(image, set_last_mode);
+}
+
 static const struct damaged {
     const char *name;
     struct image (*tell)(struct story *);
@@ -537,6 +615,10 @@ static const struct damaged {
     {"KM_EJOURNAL-checkpoint", tell_checkpoint, flip_in_frame},
     {"KM_ECORRUPT-page-2", tell_closed, flip_in_page_2},
     {"KM_ECORRUPT-table-page-3", tell_closed, flip_in_table_3},
+    {"KM_ECORRUPT-live-page-2", tell_live, flip_in_page_2},
+    {"KM_EJOURNAL-live-digest", tell_live, change_both_in_page_2},
+    {"KM_EHEADER-live-journal", tell_live, change_to_journal},
+    {"KM_EFEATURE-mode", tell_closed, change_mode},
 };
 
 static void make_damaged(const struct damaged *damaged, const char *directory) {

@@ -39,13 +39,47 @@ static struct km__header good_header(void) {
     return header;
 }
 
+/* A live map between two seals: no journal, and no checkpoint that could be in progress. */
+static struct km__header good_live_header(void) {
+    struct km__header header = good_header();
+    header.feature_incompatible = 0;
+    header.mode = KM_LIVE;
+    header.journal_size = header.journal_configured = 0;
+    header.journal_position = header.history_position = 0;
+    header.target = header.generation;
+    must(km__header_layout(&header));
+    km__header_seal(&header);
+    return header;
+}
+
+static void expect_good(const struct km__header *header) {
+    char why[200] = "something old";
+    assert_int_equal(km__header_check(header, why, sizeof why), 0);
+    assert_string_equal(why, "");
+    assert_int_equal(km__header_check(header, NULL, 0), 0);
+}
+
 static void a_sealed_header_is_good(void **state) {
     (void)state;
     const struct km__header header = good_header();
-    char why[200] = "something old";
-    assert_int_equal(km__header_check(&header, why, sizeof why), 0);
-    assert_string_equal(why, "");
-    assert_int_equal(km__header_check(&header, NULL, 0), 0);
+    expect_good(&header);
+}
+
+static void a_header_of_a_live_map_is_good_and_has_no_journal(void **state) {
+    (void)state;
+    struct km__header header = good_live_header();
+    expect_good(&header);
+    assert_true(header.journal_offset == km__header_data_end(&header));
+    assert_true(km__header_file_end(&header) == km__header_data_end(&header));
+    header.flags = KM__HEADER_CLEAN;
+    km__header_seal(&header);
+    expect_good(&header);
+    /* Growth beyond max_size moves the table, and the place of the journal that it does not have. */
+    header.table_offset = km__header_data_end(&header);
+    header.journal_offset = header.table_offset + header.table_capacity;
+    km__header_seal(&header);
+    expect_good(&header);
+    assert_true(km__header_file_end(&header) == header.journal_offset);
 }
 
 static void every_flipped_bit_of_a_slot_is_found(void **state) {
@@ -62,13 +96,15 @@ static void every_flipped_bit_of_a_slot_is_found(void **state) {
 
 #define FIELD(name) #name, offsetof(struct km__header, name), sizeof(((struct km__header *)0)->name)
 
-/* One field of the good header set to a value, the checksum sealed anew. */
-static const struct {
+/* One field of a good header set to a value, the checksum sealed anew. */
+struct change {
     const char *name;
     size_t offset, size;
     uint64_t value;
     int expected;
-} changes[] = {
+};
+
+static const struct change changes[] = {
     {FIELD(format_version), 0, KM_EHEADER},
     {FIELD(format_version), 2, KM_EVERSION},
     {FIELD(format_version), UINT32_MAX, KM_EVERSION},
@@ -76,7 +112,8 @@ static const struct {
     {FIELD(header_size), 8192, KM_EHEADER},
     {FIELD(feature_incompatible), 1 | 2, KM_EFEATURE},
     {FIELD(feature_incompatible), UINT64_C(1) << 63, KM_EFEATURE},
-    {FIELD(mode), 1, KM_EFEATURE},
+    {FIELD(mode), KM_LIVE, KM_EHEADER}, /* with a journal */
+    {FIELD(mode), KM_RAW, KM_EFEATURE}, /* which has no header */
     {FIELD(mode), UINT32_MAX, KM_EFEATURE},
     {FIELD(checksum_kind), KM_CHECKSUM_NONE + 1, KM_EFEATURE},
     {FIELD(checksum_kind), UINT32_MAX, KM_EFEATURE},
@@ -149,22 +186,66 @@ static const struct {
     {FIELD(flags), KM__HEADER_CLEAN, 0},
 };
 
+static const struct change live_changes[] = {
+    {FIELD(mode), KM_TRANSACTIONAL, KM_EHEADER}, /* without a journal */
+    {FIELD(mode), KM_RAW, KM_EFEATURE},
+    {FIELD(feature_incompatible), KM__FEATURE_COMPRESS, KM_EHEADER},
+    {FIELD(feature_incompatible), 2, KM_EFEATURE},
+    {FIELD(feature_readonly), KM__FEATURE_FULL_PAGES, KM_EHEADER},
+    {FIELD(feature_readonly), UINT64_MAX, KM_EHEADER},
+    {FIELD(table_capacity), 4 * 2048, KM_EHEADER},
+    {FIELD(data_offset), 0x10000, KM_EHEADER},
+    {FIELD(data_size), 0, KM_EHEADER},
+    {FIELD(data_capacity), 64 * MIB + 1, KM_EHEADER},
+    {FIELD(journal_offset), 0, KM_EHEADER},
+    {FIELD(journal_offset), 8 * MIB + 8, KM_EHEADER},
+    {FIELD(journal_offset), KM__SIZE_MAX + KM__ALIGN, KM_EHEADER},
+    {FIELD(journal_size), KM__JOURNAL_MIN, KM_EHEADER},
+    {FIELD(journal_size), KM__PAGE, KM_EHEADER},
+    {FIELD(journal_size), UINT64_MAX - 4095, KM_EHEADER},
+    {FIELD(journal_configured), KM__JOURNAL_MIN, KM_EHEADER},
+    {FIELD(target), 41, KM_EHEADER},
+    {FIELD(target), 39, KM_EHEADER},
+    {FIELD(generation), 39, KM_EHEADER},
+    {FIELD(journal_position), 8, KM_EHEADER},
+    {FIELD(history_position), 8, KM_EHEADER},
+    {FIELD(history_generation), 41, KM_EHEADER},
+    {FIELD(flags), 2, KM_EHEADER},
+    {FIELD(feature_readonly), UINT64_C(1) << 63, 0},
+    {FIELD(feature_compatible), UINT64_MAX, 0},
+    {FIELD(checksum_kind), KM_CHECKSUM_NONE, 0},
+    {FIELD(data_size), 8 * MIB + 5, 0},
+    {FIELD(journal_offset), 64 * MIB, 0},
+    {FIELD(journal_chain), UINT64_MAX, 0},
+    {FIELD(history_chain), UINT64_MAX, 0},
+    {FIELD(digest), UINT64_MAX, 0},
+    {FIELD(flags), KM__HEADER_CLEAN, 0},
+};
+
+static void expect_change(struct km__header header, const struct change *change) {
+    memcpy((unsigned char *)&header + change->offset, &change->value, change->size);
+    km__header_seal(&header);
+    char why[200];
+    const int result = km__header_check(&header, why, sizeof why);
+    if (result != change->expected)
+        fail_msg("%s = %#llx in a map of mode %u gave %d, not %d", change->name, (unsigned long long)change->value,
+                 (unsigned)header.mode, result, change->expected);
+    if (result == 0)
+        assert_string_equal(why, "");
+    else
+        assert_true(strlen(why) > 10);
+}
+
 static void a_field_out_of_range_gives_the_named_error(void **state) {
     (void)state;
-    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
-        struct km__header header = good_header();
-        memcpy((unsigned char *)&header + changes[i].offset, &changes[i].value, changes[i].size);
-        km__header_seal(&header);
-        char why[200];
-        const int result = km__header_check(&header, why, sizeof why);
-        if (result != changes[i].expected)
-            fail_msg("%s = %#llx gave %d, not %d", changes[i].name, (unsigned long long)changes[i].value, result,
-                     changes[i].expected);
-        if (result == 0)
-            assert_string_equal(why, "");
-        else
-            assert_true(strlen(why) > 10);
-    }
+    for (size_t i = 0; i < sizeof changes / sizeof *changes; i++)
+        expect_change(good_header(), &changes[i]);
+}
+
+static void a_field_that_a_live_map_cannot_have_gives_the_named_error(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof live_changes / sizeof *live_changes; i++)
+        expect_change(good_live_header(), &live_changes[i]);
 }
 
 /* The sentence names the field and its value, where the field is what is wrong. */
@@ -312,6 +393,9 @@ static void a_layout_out_of_range_is_refused(void **state) {
         header.journal_size = refused[i].journal;
         must_fail(km__header_layout(&header), KM_ESIZE);
     }
+    struct km__header live = good_live_header();
+    live.journal_size = KM__JOURNAL_MIN;
+    must_fail(km__header_layout(&live), KM_ESIZE);
 }
 
 static void the_valid_slot_with_the_higher_sequence_is_chosen(void **state) {
@@ -369,8 +453,10 @@ static void of_two_bad_slots_the_more_telling_error_is_given(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_sealed_header_is_good),
+        cmocka_unit_test(a_header_of_a_live_map_is_good_and_has_no_journal),
         cmocka_unit_test(every_flipped_bit_of_a_slot_is_found),
         cmocka_unit_test(a_field_out_of_range_gives_the_named_error),
+        cmocka_unit_test(a_field_that_a_live_map_cannot_have_gives_the_named_error),
         cmocka_unit_test(the_sentence_names_the_field_and_its_value),
         cmocka_unit_test(another_version_is_named_whatever_else_it_holds),
         cmocka_unit_test(schema_and_reserved_bytes_must_be_zero_behind_their_end),
