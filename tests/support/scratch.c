@@ -20,6 +20,8 @@
 
 static char directory[512];
 static pid_t owner;
+static const char *other_directory;
+static pid_t other_owner;
 
 static void require(int holds, const char *what, const char *path) {
     if (!holds) {
@@ -37,11 +39,22 @@ static int remove_entry(const char *path, const struct stat *status, int kind, s
     return 0;
 }
 
-static void remove_directory(void) {
+/* Each process removes what it has made, not what it knows from its parent. */
+static void remove_directories(void) {
     if (directory[0] != '\0' && owner == getpid()) {
         nftw(directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
         directory[0] = '\0';
     }
+    if (other_directory != NULL && other_owner == getpid()) {
+        nftw(other_directory, remove_entry, 16, FTW_DEPTH | FTW_PHYS | FTW_MOUNT);
+        other_directory = NULL;
+    }
+}
+
+void scratch_remove_too(const char *path) {
+    other_directory = path;
+    other_owner = getpid();
+    atexit(remove_directories);
 }
 
 /* The process ends here, so a handler that is not async-signal-safe can at worst hang in a broken allocator. */
@@ -49,7 +62,7 @@ static void give_up(int signal_number) {
     static const char message[] = "# the test took longer than it may, or was told to end\n";
     ssize_t ignored = write(STDERR_FILENO, message, sizeof message - 1);
     (void)ignored;
-    remove_directory();
+    remove_directories();
     _exit(128 + signal_number);
 }
 
@@ -70,7 +83,7 @@ char *scratch_path(const char *format, ...) {
                  base != NULL && base[0] != '\0' ? base : "/tmp");
         require(mkdtemp(directory) != NULL, "make", directory);
         owner = getpid();
-        atexit(remove_directory);
+        atexit(remove_directories);
     }
     char *path = paths[next++ % 32];
     const int length = snprintf(path, sizeof paths[0], "%s/", directory);

@@ -15,7 +15,10 @@
  *  lives until 32 more paths were asked for. */
 char *scratch_path(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
-/** End the whole program with a message after `seconds`; the directory is removed. */
+/** Have another directory removed with that one, whole. One; the text must stay. */
+void scratch_remove_too(const char *path);
+
+/** End the whole program with a message after `seconds`; the directories are removed. */
 void scratch_time_limit(unsigned seconds);
 
 /** A file's bytes in memory. */
