@@ -26,7 +26,7 @@ enum halt_event {
 struct halt {
     pid_t pid; /* 0: none */
     bool entering;
-    long call;                   /* number of the call before which it stands */
+    long call; /* number of the call before which it stands */
     unsigned long arguments[6];
     int status; /* when it has ended: exit status, or -signal */
 };
