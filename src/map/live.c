@@ -145,9 +145,9 @@ int km__live_refresh(km_map *map) {
         result = km__slots_load(map, &slots);
         if (result == 0)
             result = km__regions_follow(map, &slots.slot[slots.chosen]);
-        if (result == 0)
-            result = os_view_grow(&map->view, km__pages_of(map->header.data_size) * KM__PAGE);
     }
+    if (result == 0) /* also after a growth of this handle's own, whose geometry it knows */
+        result = os_view_grow(&map->view, km__pages_of(map->header.data_size) * KM__PAGE);
     if (result != 0)
         return result;
     map->cursor.data_size = map->header.data_size;
