@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <sched.h>
 #include <signal.h>
 #include <sys/mount.h>
@@ -149,6 +150,9 @@ static void permissions_are_exact_whatever_the_umask(void **unused) {
         must(os_file_publish(file, path, false));
         assert_int_equal(stat(path, &status), 0);
         assert_int_equal(status.st_mode & 07777, wanted[i]);
+        struct os_file_info info;
+        must(os_file_info(file, &info));
+        assert_int_equal(info.permissions, wanted[i]);
         os_file_close(file);
     }
     umask(before);
@@ -530,6 +534,91 @@ static void overlayfs_is_accepted_only_after_the_copy_up(void **unused) {
     refusal_run(check_overlay, make_directory("overlay"));
 }
 
+/* ---- shared blocks ----------------------------------------------------------------------------------------------- */
+
+#define CLONED ((size_t)(256 << 10))
+
+/* Two files: one of CLONED bytes of chance, durable, and an empty one of twice the size. */
+static void make_pair(struct os_file **from, struct os_file **to, unsigned char *bytes) {
+    must(os_random(bytes, CLONED));
+    *from = make_file(scratch_path("from.km"), CLONED);
+    *to = make_file(scratch_path("to.km"), 2 * CLONED);
+    must(os_file_write(*from, 0, bytes, CLONED));
+    must(os_file_sync(*from));
+}
+
+static void drop_pair(struct os_file *from, struct os_file *to) {
+    must(os_file_remove(from, scratch_path("from.km")));
+    must(os_file_remove(to, scratch_path("to.km")));
+    os_file_close(to);
+    os_file_close(from);
+}
+
+static void a_clone_has_the_same_bytes_or_is_refused_as_unsupported(void **unused) {
+    (void)unused;
+    static unsigned char bytes[CLONED], copied[CLONED];
+    struct os_file *from, *to;
+    make_pair(&from, &to, bytes);
+    const int result = os_file_clone_range(from, 0, to, CLONED, CLONED);
+    must(os_file_read(to, CLONED, copied, CLONED));
+    if (result == 0) {
+        assert_memory_equal(copied, bytes, CLONED);
+        must(os_file_write(to, CLONED, "other", 5)); /* shared until it is written */
+        must(os_file_read(from, 0, copied, CLONED));
+        assert_memory_equal(copied, bytes, CLONED);
+    } else {
+        must_fail(result, KM_EUNSUPPORTED);
+        check_detail_contains("to.km");
+        check_detail_contains("from.km");
+        for (size_t i = 0; i < CLONED; i++)
+            assert_int_equal(copied[i], 0);
+    }
+    must(os_file_clone_range(from, 0, to, 0, 0)); /* of nothing, and not of everything */
+    must(os_file_read(to, 0, copied, CLONED));
+    for (size_t i = 0; i < CLONED; i++)
+        assert_int_equal(copied[i], 0);
+    must_fail(os_file_clone_range(from, UINT64_MAX, to, 0, 2), KM_ESIZE);
+    must_fail(os_file_clone_range(from, 0, to, UINT64_MAX, 2), KM_ESIZE);
+    /* Ranges that no file system shares. */
+    must_fail(os_file_clone_range(from, 1, to, 0, 4096), KM_EUNSUPPORTED);
+    must_fail(os_file_clone_range(from, 2 * CLONED, to, 0, CLONED), KM_EUNSUPPORTED);
+    drop_pair(from, to);
+}
+
+struct refused_clone {
+    struct os_file *from, *to;
+    int number, error;
+};
+
+static int clone_where_it_is_refused(void *context) {
+    const struct refused_clone *refused = context;
+    if (!refuse_call(SYS_ioctl, 1, FICLONERANGE, refused->number))
+        return REFUSAL_SKIP;
+    child_check(os_file_clone_range(refused->from, 0, refused->to, 0, 4096) == refused->error);
+    child_check(km__error_detail()[0] != '\0');
+    return 0;
+}
+
+static void every_way_to_refuse_a_clone_has_its_error(void **unused) {
+    (void)unused;
+    static unsigned char bytes[CLONED];
+    static const int numbers[][2] = {
+        {EOPNOTSUPP, KM_EUNSUPPORTED}, {EXDEV, KM_EUNSUPPORTED},
+        {EINVAL, KM_EUNSUPPORTED},     {ENOTTY, KM_EUNSUPPORTED},
+        {ENOSYS, KM_EUNSUPPORTED},     {EPERM, KM_EUNSUPPORTED},
+        {ETXTBSY, KM_EUNSUPPORTED},    {ENOSPC, KM_ENOSPACE},
+        {EDQUOT, KM_ENOSPACE},         {EIO, KM_EIO},
+    };
+    struct refused_clone refused;
+    make_pair(&refused.from, &refused.to, bytes);
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        refused.number = numbers[i][0];
+        refused.error = numbers[i][1];
+        refusal_run(clone_where_it_is_refused, &refused);
+    }
+    drop_pair(refused.from, refused.to);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_created_file_is_invisible_until_published),
@@ -553,6 +642,8 @@ int main(void) {
         cmocka_unit_test(a_name_is_compared_with_the_file_not_with_the_path),
         cmocka_unit_test(an_unknown_file_system_is_refused_by_name_with_the_way_round),
         cmocka_unit_test(overlayfs_is_accepted_only_after_the_copy_up),
+        cmocka_unit_test(a_clone_has_the_same_bytes_or_is_refused_as_unsupported),
+        cmocka_unit_test(every_way_to_refuse_a_clone_has_its_error),
     };
     scratch_time_limit(60);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Regions, views and memory of the os layer on the real system: private copies, clean pages that follow the file,
- * growth, dropping, and what a child of fork has of it. Trackers are in test_os_tracker.c.
+ * Regions, views and memory of the os layer on the real system: private copies, clean pages that follow the file, stores
+ * that are shared, growth, dropping, and what a child of fork has of it. Trackers are in test_os_tracker.c.
  */
 #include <signal.h>
 #include <sys/mman.h>
@@ -184,6 +184,181 @@ static void own_memory_is_zero_at_first_and_too_much_of_it_is_refused(void **unu
     assert_null(os_memory_take(UINT64_C(1) << 62));
 }
 
+/* ---- shared views ------------------------------------------------------------------------------------------------ */
+
+static void stores_through_a_shared_view_are_the_files_at_once(void **unused) {
+    (void)unused;
+    struct os_file *file = make_file("shared.km"), *other = NULL;
+    struct os_view writer = {.address = NULL}, reader = {.address = NULL}, private = {.address = NULL};
+    char bytes[3] = "";
+    must(os_file_open(&other, scratch_path("shared.km"), false));
+    must(os_view_map(&writer, file, OS_VIEW_SHARED, 0, SIZE, SIZE));
+    must(os_view_map(&reader, other, OS_VIEW_SHARED_READ_ONLY, 0, SIZE, SIZE));
+    must(os_view_map(&private, file, OS_VIEW_PRIVATE, 0, SIZE, SIZE));
+    assert_int_equal(writer.kind, OS_VIEW_SHARED);
+    assert_int_equal(reader.kind, OS_VIEW_SHARED_READ_ONLY);
+    writer.address[PAGE] = 's';
+    assert_int_equal(reader.address[PAGE], 's');
+    assert_int_equal(private.address[PAGE], 's'); /* a clean page follows the file */
+    must(os_file_read(file, PAGE, bytes, 1));
+    assert_int_equal(bytes[0], 's');
+    must(os_file_write(file, 2 * PAGE, "ww", 2));
+    assert_memory_equal(writer.address + 2 * PAGE, "ww", 2);
+    assert_memory_equal(reader.address + 2 * PAGE, "ww", 2);
+    must(os_view_sync(&writer));
+    must(os_view_sync(&reader));
+    must_fail(os_view_sync(&private), KM_EINVAL);
+    os_view_unmap(&private);
+    os_view_unmap(&reader);
+    os_view_unmap(&writer);
+    os_view_unmap(&writer);
+    assert_null(writer.address);
+    os_file_close(other);
+    os_file_close(file);
+}
+
+static int store_in_a_process_of_its_own(void *path) {
+    struct os_file *file = NULL;
+    struct os_view view = {.address = NULL};
+    child_must(os_file_open(&file, path, true));
+    child_must(os_view_map(&view, file, OS_VIEW_SHARED, 0, SIZE, SIZE));
+    child_check(view.address[0] == 'p');
+    view.address[SIZE - 1] = 'c';
+    raise(SIGKILL); /* what was stored is the file's, whatever becomes of the process */
+    return 1;
+}
+
+static void stores_through_a_shared_view_are_seen_by_other_processes_and_outlive_theirs(void **unused) {
+    (void)unused;
+    struct os_file *file = make_file("processes.km");
+    struct os_view view = {.address = NULL};
+    must(os_view_map(&view, file, OS_VIEW_SHARED, 0, SIZE, SIZE));
+    view.address[0] = 'p';
+    assert_int_equal(check_in_child(store_in_a_process_of_its_own, scratch_path("processes.km"), CHILD_SECONDS),
+                     -SIGKILL);
+    assert_int_equal(view.address[SIZE - 1], 'c');
+    os_view_unmap(&view);
+    os_file_close(file);
+}
+
+static int store_where_only_reading_is_allowed(void *path) {
+    struct os_file *file = NULL;
+    struct os_view view = {.address = NULL};
+    child_must(os_file_open(&file, path, true));
+    child_must(os_view_map(&view, file, OS_VIEW_SHARED_READ_ONLY, 0, SIZE, SIZE));
+    child_check(*(volatile unsigned char *)view.address == 'a');
+    *(volatile unsigned char *)view.address = 'x';
+    return 1;
+}
+
+static void a_store_into_a_read_only_view_is_a_fault_and_changes_nothing(void **unused) {
+    (void)unused;
+    struct os_file *file = make_file("unwritable.km");
+    char byte = 0;
+    assert_int_equal(check_in_child(store_where_only_reading_is_allowed, scratch_path("unwritable.km"), CHILD_SECONDS),
+                     -SIGSEGV);
+    must(os_file_read(file, 0, &byte, 1));
+    assert_int_equal(byte, 'a');
+    os_file_close(file);
+}
+
+static void a_shared_view_needs_the_permission_to_write(void **unused) {
+    (void)unused;
+    os_file_close(make_file("permission.km"));
+    struct os_file *file = NULL;
+    struct os_view view = {.address = NULL};
+    must(os_file_open(&file, scratch_path("permission.km"), false));
+    must_fail(os_view_map(&view, file, OS_VIEW_SHARED, 0, SIZE, SIZE), KM_EACCESS);
+    check_detail_contains("permission.km");
+    assert_null(view.address);
+    os_file_close(file);
+}
+
+static void a_shared_view_grows_at_the_next_address_and_never_moves(void **unused) {
+    (void)unused;
+    static const enum os_view_kind kinds[] = {OS_VIEW_SHARED, OS_VIEW_SHARED_READ_ONLY};
+    for (size_t i = 0; i < 2; i++) {
+        struct os_file *file = make_file(i == 0 ? "tail.km" : "tail-read-only.km");
+        struct os_view view = {.address = NULL};
+        must(os_file_resize(file, 65536 + PAGE));
+        must(os_view_map(&view, file, kinds[i], 65536, PAGE, SIZE));
+        must_fail(os_view_grow(&view, PAGE + 1), KM_ETRUNCATED);
+        unsigned char *const address = view.address;
+        for (size_t pages = 2; pages <= SIZE / PAGE; pages++) {
+            char text[16];
+            const int length = snprintf(text, sizeof text, "page %zu", pages);
+            must(os_file_resize(file, 65536 + pages * PAGE));
+            must(os_view_grow(&view, pages * PAGE));
+            must(os_file_write(file, 65536 + (pages - 1) * PAGE, text, (size_t)length));
+            assert_memory_equal(view.address + (pages - 1) * PAGE, text, (size_t)length);
+            assert_ptr_equal(view.address, address);
+        }
+        must_fail(os_view_grow(&view, SIZE + 1), KM_ESIZE);
+        if (kinds[i] == OS_VIEW_SHARED) {
+            char byte = 0;
+            view.address[SIZE - 1] = 't';
+            must(os_file_read(file, 65536 + SIZE - 1, &byte, 1));
+            assert_int_equal(byte, 't');
+            must(os_view_sync(&view));
+        }
+        os_view_unmap(&view);
+        os_file_close(file);
+    }
+}
+
+static void a_shared_view_has_nothing_to_track_or_drop(void **unused) {
+    (void)unused;
+    struct os_file *file = make_file("untracked.km");
+    struct os_view view = {.address = NULL};
+    must(os_view_map(&view, file, OS_VIEW_SHARED, 0, SIZE, SIZE));
+    view.address[0] = 's';
+    must_fail(os_view_track(&view, OS_TRACKER_SCAN), KM_EINVAL);
+    must_fail(os_view_drop(&view, 0, SIZE), KM_EINVAL);
+    assert_int_equal(view.tracker, OS_TRACKER_NONE);
+    assert_int_equal(view.address[0], 's');
+    os_view_unmap(&view);
+    os_file_close(file);
+}
+
+/* Whether the mapping that begins at an address has a flag, as "dd" (not in core dumps), in /proc/self/smaps. */
+static bool has_flag(const void *address, const char *flag) {
+    char line[512], wanted[32], spaced[8];
+    bool inside = false, found = false;
+    FILE *stream = fopen("/proc/self/smaps", "re");
+    assert_non_null(stream);
+    snprintf(wanted, sizeof wanted, "%lx-", (unsigned long)(uintptr_t)address);
+    snprintf(spaced, sizeof spaced, " %s", flag);
+    while (!found && fgets(line, sizeof line, stream) != NULL) {
+        if (strncmp(line, wanted, strlen(wanted)) == 0)
+            inside = true;
+        if (inside && strncmp(line, "VmFlags:", 8) == 0) {
+            found = strstr(line, spaced) != NULL;
+            break;
+        }
+    }
+    fclose(stream);
+    return found;
+}
+
+static void shared_views_are_not_in_core_dumps_and_private_ones_are(void **unused) {
+    (void)unused;
+    struct os_file *file = make_file("dumped.km");
+    struct os_view shared = {.address = NULL}, private = {.address = NULL};
+    must(os_view_map(&shared, file, OS_VIEW_SHARED, 0, SIZE, SIZE));
+    must(os_view_map(&private, file, OS_VIEW_PRIVATE, 0, SIZE, SIZE));
+    if (!has_flag(shared.address, "sh")) { /* a kernel that does not tell the flags */
+        os_view_unmap(&private);
+        os_view_unmap(&shared);
+        os_file_close(file);
+        skip();
+    }
+    assert_true(has_flag(shared.address, "dd"));
+    assert_false(has_flag(private.address, "dd"));
+    os_view_unmap(&private);
+    os_view_unmap(&shared);
+    os_file_close(file);
+}
+
 /* ---- fork -------------------------------------------------------------------------------------------------------- */
 
 static int touch_byte(void *address) {
@@ -195,20 +370,24 @@ static void a_child_of_fork_has_nothing_mapped(void **unused) {
     (void)unused;
     struct os_file *file = make_file("forked.km");
     struct os_region region = {.address = NULL};
-    struct os_view view = {.address = NULL};
+    struct os_view view = {.address = NULL}, shared = {.address = NULL};
     must(os_region_map(&region, file, 0, SIZE, false));
+    must(os_view_map(&shared, file, OS_VIEW_SHARED, 0, SIZE / 2, SIZE));
+    must(os_view_grow(&shared, SIZE));
     must(os_view_map(&view, file, OS_VIEW_PRIVATE, 0, SIZE / 2, SIZE));
     must(os_view_track(&view, OS_TRACKER_SCAN));
     must(os_view_grow(&view, SIZE));
     unsigned char *memory = os_memory_take(SIZE);
     assert_non_null(memory);
     memory[0] = 1;
-    void *addresses[] = {region.address, view.address, view.address + SIZE - 1, memory};
+    void *addresses[] = {region.address, view.address,   view.address + SIZE - 1,
+                         memory,         shared.address, shared.address + SIZE - 1};
     for (size_t i = 0; i < sizeof addresses / sizeof addresses[0]; i++) {
         int status = check_in_child(touch_byte, addresses[i], CHILD_SECONDS);
         assert_true(status != 0 && status != 1 && status != 2 && status != -SIGALRM);
     }
     os_memory_release(memory, SIZE);
+    os_view_unmap(&shared);
     os_view_unmap(&view);
     os_region_unmap(&region);
     os_file_close(file);
@@ -260,6 +439,13 @@ int main(void) {
         cmocka_unit_test(a_view_of_a_later_part_of_the_file_shows_that_part),
         cmocka_unit_test(locked_memory_is_not_dropped_but_refused),
         cmocka_unit_test(own_memory_is_zero_at_first_and_too_much_of_it_is_refused),
+        cmocka_unit_test(stores_through_a_shared_view_are_the_files_at_once),
+        cmocka_unit_test(stores_through_a_shared_view_are_seen_by_other_processes_and_outlive_theirs),
+        cmocka_unit_test(a_store_into_a_read_only_view_is_a_fault_and_changes_nothing),
+        cmocka_unit_test(a_shared_view_needs_the_permission_to_write),
+        cmocka_unit_test(a_shared_view_grows_at_the_next_address_and_never_moves),
+        cmocka_unit_test(a_shared_view_has_nothing_to_track_or_drop),
+        cmocka_unit_test(shared_views_are_not_in_core_dumps_and_private_ones_are),
         cmocka_unit_test(a_child_of_fork_has_nothing_mapped),
         cmocka_unit_test(a_child_of_fork_unmaps_nothing_of_its_own),
     };
