@@ -13,9 +13,9 @@
  *    would decide what the user's names mean. It cannot be got around by another name: the error says who has to remove
  *    it.
  * O3 The directory of the global names, and BASE, are sticky where everybody may write. Else everybody could take the
- *    name away from a living object and give it to one of his own. The owner of the directory is whoever needed it first. That user can take names
- *    away, and so hinder the others, as can anybody who takes a name first. Nobody can read or change an object
- *    whose permissions do not let him: they are those of the file.
+ *    name away from a living object and give it to one of his own. The owner of the directory is whoever needed it
+ *    first. That user can take names away, and so hinder the others, as can anybody who takes a name first. Nobody can
+ *    read or change an object whose permissions do not let him: they are those of the file.
  * O4 It gets its name and its sticky bit in one step: made under a name of chance, and renamed. Else a maker who dies
  *    between the two leaves a directory that nobody but him could repair.
  * O5 Opening never creates, and creating never opens: an object has no name until it is whole (O_TMPFILE), and gets it

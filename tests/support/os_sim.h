@@ -8,8 +8,8 @@
  *    real copy-on-write.
  *  - The disk is kept in sectors of 512 bytes. Everything that was written since a sector was last synced is
  *    remembered, version by version, and after a power cut each sector may hold any of them. The size of a file and its
- *    name are kept the same way. Stores through a writable region or a shared view are noticed when something is synced,
- *    and when the power is cut.
+ *    name are kept the same way. Stores through a writable region or a shared view are noticed when something is
+ *    synced, and when the power is cut.
  *  - A sync that was made to fail marks what it covered: the page cache keeps the bytes, the disk may hold them or not,
  *    and later syncs report success without writing them, until they are written again. That is what Linux does.
  *  - An object backed by the paging file (`Local\NAME`, `Global\NAME`) is page cache alone: a power cut takes it away,
@@ -40,9 +40,9 @@
  *
  * Time is simulated: a clock that moves a little at each look, and by the whole timeout when a waiter sleeps; nobody is
  * ever asleep to be woken. The boot id changes with os_sim_reboot(). The guard of mappings is the real one, so that a
- * simulated file which is cut short under a guarded mapping is met as on Linux. Random numbers come from the seed. One thread that runs a script is repeatable to the byte. Several threads are safe.
- * Processes are not simulated, but os_sim_kill() takes all handles' locks away and leaves the page cache, as if their
- * process had been killed.
+ * simulated file which is cut short under a guarded mapping is met as on Linux. Random numbers come from the seed. One
+ * thread that runs a script is repeatable to the byte. Several threads are safe. Processes are not simulated, but
+ * os_sim_kill() takes all handles' locks away and leaves the page cache, as if their process had been killed.
  */
 #ifndef KM_TESTS_OS_SIM_H
 #define KM_TESTS_OS_SIM_H

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Mappings of the simulated system. Views, memory and the guard are those of Linux, over the memory file that is the
- * page cache. Regions and shared views differ in one thing: the machine must know where stores can come from, and what a
- * sync of them is.
+ * page cache. Regions and shared views differ in one thing: the machine must know where stores can come from, and what
+ * a sync of them is.
  */
 #include "os/os_descriptor_posix.c"
 #include "os/os_guard_linux.c"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Regions, views and memory of the os layer on the real system: private copies, clean pages that follow the file, stores
- * that are shared, growth, dropping, and what a child of fork has of it. Trackers are in test_os_tracker.c.
+ * Regions, views and memory of the os layer on the real system: private copies, clean pages that follow the file,
+ * stores that are shared, growth, dropping, and what a child of fork has of it. Trackers are in test_os_tracker.c.
  */
 #include <signal.h>
 #include <sys/mman.h>
