@@ -26,7 +26,20 @@ static int do_nothing(void *context) {
     return 0;
 }
 
+/* The process that was started last, if it has not ended: a test that failed leaves it behind, with its locks. */
+static pid_t current;
+
+static void end_current(void) {
+    if (current != 0) {
+        kill(current, SIGKILL);
+        while (waitpid(current, NULL, 0) < 0 && errno == EINTR) {
+        }
+    }
+    current = 0;
+}
+
 static bool try_start(struct halt *halt, int (*child)(void *context), void *context) {
+    end_current();
     fflush(NULL);
     *halt = (struct halt){.pid = fork()};
     require(halt->pid >= 0, "fork");
@@ -43,11 +56,12 @@ static bool try_start(struct halt *halt, int (*child)(void *context), void *cont
         _exit(child(context));
     }
     int status = 0;
+    current = halt->pid;
     while (waitpid(halt->pid, &status, 0) < 0) {
         require(errno == EINTR, "waitpid");
     }
     if (!WIFSTOPPED(status)) {
-        halt->pid = 0;
+        halt->pid = current = 0;
         return false;
     }
     const long options = PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL;
@@ -69,11 +83,10 @@ bool halt_is_possible(void) {
     return possible != 0;
 }
 
-bool halt_start(struct halt *halt, int (*child)(void *context), void *context) {
+void halt_start(struct halt *halt, int (*child)(void *context), void *context) {
     if (!try_start(halt, child, context)) {
         fail_msg("the child ended before it began");
     }
-    return true;
 }
 
 /* What it is about to call. */
@@ -102,7 +115,7 @@ enum halt_event halt_next(struct halt *halt) {
         }
         signal_number = 0;
         if (!WIFSTOPPED(status)) {
-            halt->pid = 0;
+            halt->pid = current = 0;
             halt->status = WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
             return HALT_ENDED;
         }
@@ -142,11 +155,8 @@ int halt_finish(struct halt *halt) {
 }
 
 void halt_kill(struct halt *halt) {
-    if (halt->pid == 0) {
-        return;
-    }
-    kill(halt->pid, SIGKILL);
-    while (waitpid(halt->pid, NULL, 0) < 0 && errno == EINTR) {
+    if (halt->pid != 0) {
+        end_current();
     }
     halt->pid = 0;
 }

@@ -4,9 +4,13 @@
  * something, kill it there, or let it go on: every state between two calls that another process can ever meet.
  *
  *     struct halt halt;
- *     for (unsigned n = 1; halt_start(&halt, child, context) && halt_run(&halt, n) == HALT_CALL; n++) {
+ *     for (unsigned n = 1;; n++) {
+ *         halt_start(&halt, child, context);
+ *         const enum halt_event event = halt_run(&halt, n);
  *         look_or_do_something();
- *         halt_kill(&halt);        or halt_finish(&halt)
+ *         halt_kill(&halt);              or halt_finish(&halt)
+ *         if (event != HALT_CALL)
+ *             break;
  *     }
  *
  * The child is a copy of the test's process: it must report by child_must() and its result.
@@ -34,8 +38,9 @@ struct halt {
 /** False, with a notice, where processes may not trace their children: the test should skip(). */
 bool halt_is_possible(void);
 
-/** Start a process that runs `child`, and stop it before it does. Always true. */
-bool halt_start(struct halt *halt, int (*child)(void *context), void *context);
+/** Start a process that runs `child`, and stop it before it does. There is one at a time: the former is killed, if it
+ *  has not ended. */
+void halt_start(struct halt *halt, int (*child)(void *context), void *context);
 
 /** Let it run up to the next call of the system, its mark or its end. */
 enum halt_event halt_next(struct halt *halt);
