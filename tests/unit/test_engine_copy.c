@@ -21,7 +21,7 @@
 #define SIZE (PAGES * KM_PAGE_SIZE - 100)
 #define RING (1u << 20)
 
-/* ---- a directory for each test, in which nothing else may be left ------------------------------------------------- */
+/* ---- a directory for each test, in which nothing else may be left ------------------------------------------------ */
 
 static const char *fresh_directory(const char *name) {
     const char *path = scratch_path("%s", name);
@@ -584,6 +584,9 @@ static void what_has_the_name_already_is_left_alone(void **state) {
     must_fail(km_copy(map, file), KM_EEXISTS);
     must_fail(km_copy(map, link), KM_EEXISTS);
     must_fail(km_copy(map, fresh_directory("taken.directory")), KM_EEXISTS);
+    scratch_flip(from, scratch_header(from).data_offset, 1);
+    must_fail(km_copy(map, file), KM_EEXISTS); /* before the work, and what that finds */
+    scratch_flip(from, scratch_header(from).data_offset, 1);
     const struct scratch_image precious = {(unsigned char *)(uintptr_t) "precious", 8};
     assert_true(scratch_equals(file, &precious));
     assert_true(scratch_equals(from, &self));

@@ -132,6 +132,12 @@ static void a_live_map_that_is_sealed_is_checked(void **state) {
     assert_int_equal(scratch_header(path).digest, header.digest);
     expect_live(path, 3);
     must(km_close(map));
+    static const unsigned char zeros[KM_PAGE_SIZE]; /* a page and its entry lost together match each other */
+    scratch_write(from, header.data_offset + 5 * KM_PAGE_SIZE, zeros, sizeof zeros);
+    scratch_write(from, header.table_offset + 5 * 4, zeros, 4);
+    map = check_open(from, 0, KM_READONLY);
+    must_fail(km_copy(map, scratch_path("sealed-2.copy")), KM_EJOURNAL);
+    must(km_close(map));
 }
 
 static void a_live_map_is_copied_between_transactions(void **state) {
