@@ -65,6 +65,8 @@ static long sleep_on(const _Atomic uint32_t *word, long expected, const struct t
     const long result = real()(SYS_futex, word, FUTEX_WAIT, expected, &stretched, NULL, 0);
     if (result != 0 && errno == ETIMEDOUT && atomic_load(word) != (uint32_t)expected)
         atomic_fetch_add(&sleeps->lost, 1);
+    if (result != 0 && errno == EAGAIN)
+        atomic_fetch_add(&sleeps->late, 1);
     return result;
 }
 
@@ -97,6 +99,7 @@ void sleeps_start(void) {
 
 void sleeps_reset(void) {
     atomic_store(&sleeps->sleeps, 0);
+    atomic_store(&sleeps->late, 0);
     atomic_store(&sleeps->wakes, 0);
     atomic_store(&sleeps->woken, 0);
     atomic_store(&sleeps->lost, 0);
