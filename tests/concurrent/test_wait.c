@@ -20,6 +20,7 @@
 #include "map/map.h"
 #include "support/chance.h"
 #include "support/check.h"
+#include "support/objects.h"
 #include "support/scratch.h"
 #include "support/sleeps.h"
 
@@ -28,6 +29,7 @@
 #define SECOND_NS UINT64_C(1000000000)
 
 #define ROUNDS 1000000u
+#define LIVE_ROUNDS 300000u
 
 #define CROWD_PROCESSES 10
 #define CROWD_THREADS 10
@@ -92,11 +94,16 @@ static void finish_by_signal(pid_t pid) {
     assert_true(WIFSIGNALED(status));
 }
 
-static km_map *child_open(const char *path, uint32_t flags) {
+static km_map *child_open_mode(const char *target, uint32_t mode, uint32_t flags) {
     km_map *map = NULL;
-    const struct km_options options = {.struct_size = sizeof options, .flags = flags, .timeout_ms = 60000};
-    child_must(km_open(&map, path, &options));
+    const struct km_options options = {
+        .struct_size = sizeof options, .size = SIZE, .mode = mode, .flags = flags, .timeout_ms = 60000};
+    child_must(km_open(&map, target, &options));
     return map;
+}
+
+static km_map *child_open(const char *path, uint32_t flags) {
+    return child_open_mode(path, KM_TRANSACTIONAL, flags);
 }
 
 /* The data begins with the number of its commit. */
@@ -124,8 +131,9 @@ static void choose_spin(km_map *map, struct chance *chance) {
 /* ---- two that wait for each other -------------------------------------------------------------------------------- */
 
 struct duel {
-    const char *path;
-    uint32_t flags[2];
+    const char *target;
+    uint32_t mode, flags[2];
+    uint64_t rounds;
     unsigned number;
 };
 
@@ -145,9 +153,9 @@ static void fight(const void *context, uint64_t seed) {
     const struct duel *duel = context;
     struct chance chance = {seed};
     sleeps_stretch(SECOND_NS, 5 * SECOND_NS);
-    km_map *map = child_open(duel->path, duel->flags[duel->number]);
+    km_map *map = child_open_mode(duel->target, duel->mode, KM_CREATE | duel->flags[duel->number]);
     uint64_t usual_ns = 20000;
-    for (uint64_t generation = 0; generation < ROUNDS; generation++) {
+    for (uint64_t generation = 0; generation < duel->rounds; generation++) {
         if (generation % 2 == duel->number) {
             child_commit(map);
             continue;
@@ -162,7 +170,9 @@ static void fight(const void *context, uint64_t seed) {
         child_must(km_wait(map, generation, FOR_EVER, &now));
         child_check(now == generation + 1);
         child_check(sleeps->lost == 0);
-        if (chance_percent(&chance, 5)) {
+        if (duel->mode == KM_LIVE) { /* what was stored before the commit is there, without a begin */
+            child_check(*(uint64_t *)km_data(map) == generation + 1);
+        } else if (chance_percent(&chance, 5)) {
             child_must(km_begin(map, KM_READ));
             child_check(*(uint64_t *)km_data(map) == generation + 1);
             child_must(km_abort(map));
@@ -171,27 +181,36 @@ static void fight(const void *context, uint64_t seed) {
     child_must(km_close(map));
 }
 
-static void no_wake_is_lost_in_a_million_random_rounds(void **state) {
-    (void)state;
+static void have_a_duel(struct duel *duel) {
     struct chance chance = {chance_seed()};
-    const char *path = scratch_path("duel.km");
-    must(km_close(check_open(path, SIZE, KM_CREATE)));
     sleeps_reset();
     pid_t children[2];
     for (unsigned i = 0; i < 2; i++) {
-        const struct duel duel = {path, {KM_LAZY | KM_DECLARED, KM_LAZY}, i};
-        children[i] = start(fight, &duel, chance_next(&chance));
+        duel->number = i;
+        children[i] = start(fight, duel, chance_next(&chance));
     }
+    km_map *map = child_open_mode(duel->target, duel->mode, KM_CREATE); /* it outlives the two */
     finish(children, 2);
     fprintf(stderr, "# %llu sleeps, %llu of them late, %llu calls to wake, %llu woken\n",
             (unsigned long long)sleeps->sleeps, (unsigned long long)sleeps->late, (unsigned long long)sleeps->wakes,
             (unsigned long long)sleeps->woken);
     assert_int_equal(sleeps->lost, 0);
-    assert_true(sleeps->sleeps > ROUNDS / 100); /* it is no test of spinning alone */
+    assert_true(sleeps->sleeps > duel->rounds / 100); /* it is no test of spinning alone */
     assert_true(sleeps->woken > 0);
-    km_map *map = check_open(path, 0, 0);
-    assert_int_equal(check_info(map).generation, ROUNDS);
+    assert_int_equal(check_info(map).generation, duel->rounds);
     must(km_close(map));
+}
+
+static void no_wake_is_lost_in_a_million_random_rounds(void **state) {
+    (void)state;
+    struct duel duel = {.target = "Local\\duel", .flags = {KM_LAZY | KM_DECLARED, KM_LAZY}, .rounds = ROUNDS};
+    have_a_duel(&duel);
+}
+
+static void no_wake_is_lost_in_a_live_map(void **state) {
+    (void)state;
+    struct duel duel = {.target = scratch_path("live.km"), .mode = KM_LIVE, .rounds = LIVE_ROUNDS};
+    have_a_duel(&duel);
 }
 
 /* ---- a hundred that wait for one --------------------------------------------------------------------------------- */
@@ -435,9 +454,11 @@ static void readers_follow_sessions_that_come_go_and_die(void **state) {
 
 int main(void) {
     scratch_time_limit(400);
+    objects_start();
     sleeps_start();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_wake_is_lost_in_a_million_random_rounds),
+        cmocka_unit_test(no_wake_is_lost_in_a_live_map),
         cmocka_unit_test(a_hundred_waiters_are_all_told_of_each_commit),
         cmocka_unit_test(waiters_that_are_killed_leave_nothing_behind),
         cmocka_unit_test(readers_follow_sessions_that_come_go_and_die),

@@ -12,6 +12,7 @@
 
 #include "map/map.h"
 #include "support/check.h"
+#include "support/objects.h"
 #include "support/scratch.h"
 #include "support/sleeps.h"
 
@@ -621,8 +622,158 @@ static void a_reader_goes_over_to_a_session_that_begins(void **state) {
     must(km_close(writer));
 }
 
+/* ---- other kinds of maps ----------------------------------------------------------------------------------------- */
+
+static km_map *open_mode(const char *path, uint32_t mode, uint32_t flags) {
+    km_map *map = NULL;
+    const struct km_options options = {
+        .struct_size = sizeof options, .size = SIZE, .max_size = 4 * SIZE, .mode = mode, .flags = flags};
+    must(km_open(&map, path, &options));
+    return map;
+}
+
+static void a_commit_in_a_live_map_wakes_a_sleeper_and_an_abort_does_not(void **state) {
+    (void)state;
+    const char *targets[2] = {scratch_path("live.km"), "Local\\live"};
+    for (int i = 0; i < 2; i++) {
+        km_map *map = open_mode(targets[i], KM_LIVE, KM_CREATE);
+        struct waiter waiter = {.map = check_open(targets[i], 0, 0), .timeout_ms = FOR_EVER};
+        sleeps_reset();
+        waiter_start(&waiter);
+        waiter_sleeps(0);
+        must(km_begin(map, KM_WRITE));
+        *(uint64_t *)km_data(map) = 7;
+        must(km_abort(map));
+        assert_int_equal(sleeps->wakes, 0);
+        commit(map);
+        waiter_join(&waiter);
+        assert_int_equal(waiter.result, 0);
+        assert_int_equal(waiter.now, 1);
+        assert_int_equal(km_generation(waiter.map), 1); /* no begin is needed to see it */
+        assert_int_equal(sleeps->lost, 0);
+        assert_int_equal(sleeps->wakes, 1);
+        must_fail(km_wait(waiter.map, 1, 1, NULL), KM_ETIMEOUT);
+        must(km_close(waiter.map));
+        must(km_close(map));
+    }
+}
+
+static void growth_of_a_live_map_is_seen_by_who_waited_for_it(void **state) {
+    (void)state;
+    km_map *map = open_mode(scratch_path("live-growth.km"), KM_LIVE, KM_CREATE);
+    struct waiter waiters[2] = {{.timeout_ms = FOR_EVER}, {.timeout_ms = FOR_EVER}};
+    for (int i = 0; i < 2; i++) {
+        waiters[i].map = check_open(map->path, 0, i == 0 ? 0 : KM_READONLY);
+        sleeps_reset();
+        waiter_start(&waiters[i]);
+        waiter_sleeps(0);
+    }
+    must(km_grow(map, 3 * SIZE));
+    ((unsigned char *)km_data(map))[3 * SIZE - 1] = 9;
+    for (int i = 0; i < 2; i++) {
+        waiter_join(&waiters[i]);
+        assert_int_equal(waiters[i].result, 0);
+        assert_int_equal(km_size(waiters[i].map), 3 * SIZE);
+        assert_int_equal(((const unsigned char *)km_data(waiters[i].map))[3 * SIZE - 1], 9);
+        must(km_close(waiters[i].map));
+    }
+    must(km_close(map));
+}
+
+static int commit_live_and_die(void *context) {
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options};
+    child_must(km_open(&map, context, &options));
+    for (int i = 0; i < 3; i++) {
+        child_must(km_begin(map, KM_WRITE));
+        child_must(km_commit(map)); /* in a live map this is one, whatever was stored */
+    }
+    raise(SIGKILL);
+    return 1;
+}
+
+static void die_in_a_live_map(void *context) {
+    assert_int_equal(check_in_child(commit_live_and_die, context, 30), -SIGKILL);
+}
+
+static void a_reader_of_a_live_map_is_told_what_a_dead_session_left(void **state) {
+    (void)state;
+    const char *path = scratch_path("live-left.km");
+    must(km_close(open_mode(path, KM_LIVE, KM_CREATE)));
+    km_map *reader = check_open(path, 0, KM_READONLY);
+    for (uint64_t i = 0; i < 3; i++) {
+        uint64_t now = 99;
+        must_fail(km_wait(reader, 3 * i, 0, &now), KM_ETIMEOUT);
+        assert_int_equal(now, 3 * i);
+        sleeps_before(die_in_a_live_map, (void *)path);
+        must(km_wait(reader, 3 * i + 2, FOR_EVER, &now));
+        assert_int_equal(now, 3 * i + 3);
+        assert_int_equal(km_generation(reader), now);
+    }
+    must(km_close(reader));
+}
+
+static void a_commit_in_an_object_of_the_paging_file_wakes_a_sleeper(void **state) {
+    (void)state;
+    km_map *maps[2] = {open_mode("Local\\wait", KM_TRANSACTIONAL, KM_CREATE | KM_LAZY),
+                       open_mode("Local\\wait", KM_TRANSACTIONAL, 0)};
+    struct waiter waiters[2] = {{.timeout_ms = FOR_EVER}, {.timeout_ms = FOR_EVER}};
+    waiters[0].map = check_open("Local\\wait", 0, 0);
+    waiters[1].map = check_open("Local\\wait", 0, KM_READONLY);
+    for (uint64_t round = 0; round < 4; round++) {
+        for (int i = 0; i < 2; i++) {
+            sleeps_reset();
+            waiters[i].after = round;
+            waiter_start(&waiters[i]);
+            waiter_sleeps(0);
+        }
+        commit(maps[round % 2]);
+        for (int i = 0; i < 2; i++) {
+            waiter_join(&waiters[i]);
+            assert_int_equal(waiters[i].result, 0);
+            assert_int_equal(waiters[i].now, round + 1);
+        }
+        assert_int_equal(sleeps->lost, 0);
+    }
+    for (int i = 0; i < 2; i++) {
+        must(km_close(waiters[i].map));
+        must(km_close(maps[i]));
+    }
+}
+
+static void a_raw_map_has_no_commits_to_wait_for(void **state) {
+    (void)state;
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options, .size = SIZE, .mode = KM_RAW, .flags = KM_CREATE};
+    must(km_open(&map, scratch_path("raw.bin"), &options));
+    must_fail(km_wait(map, 0, FOR_EVER, NULL), KM_EUNSUPPORTED);
+    check_detail_contains("km_wait()");
+    must(km_close(map));
+}
+
+/* Even the word that is watched may be lost with the file. */
+static void a_guarded_file_that_is_cut_short_ends_the_wait(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        km_map *map = create("cut");
+        struct waiter waiter = {.map = check_open(map->path, 0, KM_GUARD | (i == 0 ? 0 : KM_READONLY)),
+                                .timeout_ms = FOR_EVER};
+        sleeps_reset();
+        waiter_start(&waiter);
+        waiter_sleeps(0);
+        assert_int_equal(truncate(map->path, i == 0 ? 0 : 4096), 0);
+        waiter_join(&waiter);
+        assert_string_equal(km_error_name(waiter.result), "KM_ESTALE");
+        must_fail(km_wait(waiter.map, 0, 0, NULL), KM_ESTALE);
+        (void)km_close(waiter.map);
+        (void)km_close(map);
+        assert_int_equal(unlink(scratch_path("cut.km")), 0);
+    }
+}
+
 int main(void) {
     scratch_time_limit(120);
+    objects_start();
     sleeps_start();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_commit_that_is_there_is_told_at_once),
@@ -649,6 +800,12 @@ int main(void) {
         cmocka_unit_test(a_reader_notices_a_session_that_came_and_went_between_two_looks),
         cmocka_unit_test(a_reader_notices_commits_that_stay_in_the_journal),
         cmocka_unit_test(a_reader_goes_over_to_a_session_that_begins),
+        cmocka_unit_test(a_commit_in_a_live_map_wakes_a_sleeper_and_an_abort_does_not),
+        cmocka_unit_test(growth_of_a_live_map_is_seen_by_who_waited_for_it),
+        cmocka_unit_test(a_reader_of_a_live_map_is_told_what_a_dead_session_left),
+        cmocka_unit_test(a_commit_in_an_object_of_the_paging_file_wakes_a_sleeper),
+        cmocka_unit_test(a_raw_map_has_no_commits_to_wait_for),
+        cmocka_unit_test(a_guarded_file_that_is_cut_short_ends_the_wait),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
