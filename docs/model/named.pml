@@ -24,6 +24,7 @@
  *   VIEWER_REMOVES  a name is taken away by who only shares ATTACH
  *   KEEP_DEAD       an attach that finds a dead object leaves its name where it is
  *   PUBLISH_OVER    an object takes its name from whatever has it
+ *   LOOK_EARLY      who closes looks whether it is the last before it lets go of USER
  *   REAP_TRIES      who closes gives up when ATTACH is not free, as a sweep does
  * Not needed (a run with it finds no error; README.md says why it stays):
  *   USER_LATE       an object gets its name before its creator holds USER (but holds ATTACH)
@@ -141,6 +142,7 @@ inline remove_name() {
 inline reap(tries) {
     open_name();
     if
+    :: atomic { F != 0 && OTHERS != 0 -> let_go() } /* who uses it takes the name away in the end */
     :: F != 0 ->
 #ifdef REMOVE_NO_ATTACH
         if :: tries -> atomic { CAN_ATTACH -> attach_lock[F] = h } :: else fi;
@@ -168,6 +170,7 @@ reaped:
 
 proctype Handle(byte h) {
     byte lives, i, j;
+    bool last = 1;
     do
     :: lives < LIVES ->
         {
@@ -232,17 +235,20 @@ create:     atomic {
             RELEASE_ATTACH
         fi;
         assert(name == F); /* ONE, at any time while it is attached */
+#ifdef LOOK_EARLY
+        last = (OTHERS == 0);
+#endif
         atomic { leave(); users[F] = WITHOUT(users[F], h); let_go() }
-        reap(AT_CLOSE);
+        if :: last -> reap(AT_CLOSE) :: else fi;
 end_of_life:
-        lives++
+        atomic { lives++; last = 1 }
         } unless {
             atomic { dies[h] ->
                 if
                 :: F != 0 -> leave(); RELEASE_ATTACH; users[F] = WITHOUT(users[F], h); let_go()
                 :: else
                 fi;
-                dies[h] = 0; i = 0; j = 0; lives++ }
+                dies[h] = 0; i = 0; j = 0; last = 1; lives++ }
         }
     :: else -> break
     od;

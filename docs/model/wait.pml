@@ -2,10 +2,10 @@
  *
  * wait.pml: who waits for a commit is woken by it.
  *
- * Roles: Waiter (up to three handles, two of them for one slot, one after the other; each takes the slot, waits
- * some times, leaves, or is killed at any step), Committer (up to two; publishes, wakes, clears the marks of the dead), Memory (the
- * processor: the new number and a mark pass through store buffers, and a fence is a wait until the buffer is empty).
- * The look that a sleep takes at the word is no fence here, though Linux has one there.
+ * Roles: Waiter (up to three handles, two of them for one slot, one after the other; each takes the slot, waits some
+ * times, leaves, or is killed at any step), Committer (up to two; publishes, wakes, clears the marks of the dead),
+ * Memory (the processor: the new number and a mark pass through store buffers, and a fence is a wait until the buffer
+ * is empty). The look that a sleep takes at the word is no fence here, though Linux has one there.
  *
  * Promise (assertion, wherever nothing can go on):
  *   WOKEN   nobody sleeps although a commit came that he waits for. Sleeps have no limit here, so that nothing leans
