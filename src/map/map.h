@@ -9,7 +9,7 @@
  *   view.c         view, twin, refresh, snapshot rules  transaction.c  begin, touch, commit, abort
  *   journal.c      the ring: room, append, sync         checkpoint.c   bringing home up to a generation
  *   grow.c         growth of journal and data           verify.c, report.c   verify; info, log, who
- *   handle.c       who may enter a call             target.c       names of maps
+ *   handle.c       who may enter a call             target_name.c  names of maps
  *   named.c        maps in the paging file          live.c         live maps: writer's lock, seal
  *   raw.c          bytes without a header           wait.c         waiting for commits, and waking
  *   copy.c         copies, and maps made from files
@@ -186,7 +186,7 @@ int km__table_digest(km_map *map, uint64_t pages, uint64_t *digest);
 /** Before a recovery syncs: in a map with whole-page frames, entries that a garbled sector took with it. */
 int km__table_mend(km_map *map, const struct km__header *header);
 
-/* ---- target.c ---- */
+/* ---- target_name.c ---- */
 int km__target_check(const char *target);
 
 /* ---- named.c: objects backed by the paging file ---- */

@@ -7,24 +7,24 @@
  * Owns the process's handler of SIGBUS and the table of guarded mappings. The handler can run in any thread between any
  * two instructions, so it takes no lock and no memory. The rules, each with what it prevents:
  *
- * G1 An entry is published last and retracted first, and counts only while its state says "published by this process".
+ * F1 An entry is published last and retracted first, and counts only while its state says "published by this process".
  *    Else the handler could see half an entry, the end of one mapping with the start of another.
- * G2 The handler first announces itself in the entry (busy), then looks at the state again, and only then reads the
+ * F2 The handler first announces itself in the entry (busy), then looks at the state again, and only then reads the
  *    rest. Who retracts an entry changes the state first and then waits until nobody is announced; all four are
  *    sequentially consistent, so that one of the two sees the other. Only after that is the mapping unmapped, the entry
  *    given away, or the guard freed. Else a handler that was interrupted for long could put its zeros over what was
  *    mapped at the same address meanwhile, or set a flag in freed memory.
- * G3 The handler runs with all signals blocked. Else a signal handler that interrupts it and ends in an unmapping would
+ * F3 The handler runs with all signals blocked. Else a signal handler that interrupts it and ends in an unmapping would
  *    wait for its own thread.
- * G4 A state carries the number of the process. A child of fork has the table and the handler, but not the mappings:
+ * F4 A state carries the number of the process. A child of fork has the table and the handler, but not the mappings:
  *    else it would take faults in its own mappings at these addresses for its parent's. What a parent left, as "busy"
  *    of a thread that the child does not have, is cleared when the child uses the entry.
- * G5 The flag is set before the zeros appear: who reads zeros, in whatever thread, finds the flag set.
- * G6 Everything that is not ours goes to the handler that was there before, with the arguments, and under the mask,
+ * F5 The flag is set before the zeros appear: who reads zeros, in whatever thread, finds the flag set.
+ * F6 Everything that is not ours goes to the handler that was there before, with the arguments, and under the mask,
  *    that it would have got from the kernel. If that was the default, it is put back: a real fault then happens again
  *    when we return, and a signal that somebody sent is sent again, so that the process ends, and dumps, as it would
  *    have. To ignore a real fault is no choice that the kernel gives; it is the default.
- * G7 The former handler stands in its place before ours is installed: a fault can come in between.
+ * F7 The former handler stands in its place before ours is installed: a fault can come in between.
  *
  * What is left to others: a handler that the program installs later must pass on what it does not know. A thread that
  * blocks SIGBUS is ended by the kernel at any fault. A system call that meets the lost pages does not fault but fails
@@ -125,7 +125,7 @@ static void do_default(const siginfo_t *info) {
         raise(SIGBUS); /* it is blocked until we return */
 }
 
-/* Rule G6. */
+/* Rule F6. */
 static void pass_on(int number, siginfo_t *info, void *context) {
     const struct sigaction *action = atomic_load(&earlier);
     const bool is_handler =
@@ -174,12 +174,12 @@ static void install(void) {
     }
     if (is_ours(&earlier_actions[0])) /* a fork in the midst of this: the child does it again */
         return;
-    atomic_store(&earlier, &earlier_actions[0]); /* rule G7 */
+    atomic_store(&earlier, &earlier_actions[0]); /* rule F7 */
 
     struct sigaction ours;
     memset(&ours, 0, sizeof ours);
     ours.sa_sigaction = handle;
-    sigfillset(&ours.sa_mask); /* rule G3 */
+    sigfillset(&ours.sa_mask); /* rule F3 */
     /* On the stack for signals where a thread has one, because the fault may be met where no other is left. System
      * calls that a sent signal interrupts go on, unless the handler that it is passed to did not want that. */
     ours.sa_flags = SA_SIGINFO | SA_ONSTACK;
@@ -224,7 +224,7 @@ static struct entry *take_entry(void) {
             !atomic_compare_exchange_strong(&entry->state, &state, state_of(PHASE_CHANGING)))
             continue;
         if (state / PHASES != process)
-            atomic_store(&entry->busy, 0); /* rule G4: no handler of this process has been in it */
+            atomic_store(&entry->busy, 0); /* rule F4: no handler of this process has been in it */
         return entry;
     }
     return NULL;
@@ -275,7 +275,7 @@ int os__guard_add(struct os__guard *guard, const void *address, uint64_t length,
     atomic_store(&entry->guard, guard);
     atomic_store(&entry->start, (uintptr_t)address);
     atomic_store(&entry->end, (uintptr_t)address + length);
-    atomic_store(&entry->state, state_of(PHASE_PUBLISHED)); /* rule G1 */
+    atomic_store(&entry->state, state_of(PHASE_PUBLISHED)); /* rule F1 */
     return 0;
 }
 
@@ -290,7 +290,7 @@ void os__guard_remove(const void *address) {
     if (entry == NULL)
         return;
     atomic_store(&entry->state, state_of(PHASE_CHANGING));
-    while (atomic_load(&entry->busy) > 0) { /* rule G2 */
+    while (atomic_load(&entry->busy) > 0) { /* rule F2 */
         const struct timespec moment = {.tv_nsec = 50000};
         nanosleep(&moment, NULL); /* not a spin: the handler's thread may need this processor */
     }

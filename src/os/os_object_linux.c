@@ -6,23 +6,23 @@
  * Everybody may write into BASE, and into the directory of the global names, so what is found there may have been put
  * there by somebody else. The rules, each with what it prevents:
  *
- * O1 A directory is opened once, by a descriptor (O_PATH) that follows no symbolic link at its end; this descriptor is
+ * D1 A directory is opened once, by a descriptor (O_PATH) that follows no symbolic link at its end; this descriptor is
  *    judged, and all that follows happens relative to it. Else somebody could exchange the directory between the
  *    judgement and the use.
- * O2 The directory of the local names is the user's own, and nobody else may enter it. Else somebody who made it first
+ * D2 The directory of the local names is the user's own, and nobody else may enter it. Else somebody who made it first
  *    would decide what the user's names mean. It cannot be got around by another name: the error says who has to remove
  *    it.
- * O3 The directory of the global names, and BASE, are sticky where everybody may write. Else everybody could take the
+ * D3 The directory of the global names, and BASE, are sticky where everybody may write. Else everybody could take the
  *    name away from a living object and give it to one of his own. The owner of the directory is whoever needed it
  *    first. That user can take names away, and so hinder the others, as can anybody who takes a name first. Nobody can
  *    read or change an object whose permissions do not let him: they are those of the file.
- * O4 It gets its name and its sticky bit in one step: made under a name of chance, and renamed. Else a maker who dies
+ * D4 It gets its name and its sticky bit in one step: made under a name of chance, and renamed. Else a maker who dies
  *    between the two leaves a directory that nobody but him could repair.
- * O5 Opening never creates, and creating never opens: an object has no name until it is whole (O_TMPFILE), and gets it
+ * D5 Opening never creates, and creating never opens: an object has no name until it is whole (O_TMPFILE), and gets it
  *    by a link, which fails if the name is taken. Else a creator who is killed would leave half an object under its
  *    name, and opening another user's file in a sticky directory with O_CREAT is refused by the kernel
  *    (fs.protected_regular).
- * O6 An entry is looked at before it is opened, and the very file that was looked at is opened: a FIFO would block, a
+ * D6 An entry is looked at before it is opened, and the very file that was looked at is opened: a FIFO would block, a
  *    device may act, a symbolic link leads anywhere. A file with a second name is refused, because that may be how
  *    somebody else lets one of the user's own files pass for the object; so is, among the local names, a file of
  *    somebody else.
@@ -122,7 +122,7 @@ static int open_base(const char *target, const char **path, int *base) {
     return error;
 }
 
-/* Rules O2 and O3. */
+/* Rules D2 and D3. */
 static int judge_directory(const struct place *place) {
     struct stat status;
     const char *const path = place->path;
@@ -178,7 +178,7 @@ static int set_mode(int base, const char *name, mode_t mode) {
     return number;
 }
 
-/* Rule O4. 0 or errno; 0 also if somebody was quicker. */
+/* Rule D4. 0 or errno; 0 also if somebody was quicker. */
 static int make_directory(int base, const char *name, mode_t mode) {
     for (int i = 0; i < MAKE_TRIES; i++) {
         char temporary[64];
@@ -255,7 +255,7 @@ static int not_found(const struct place *place) {
                      place->target, place->path, place->name);
 }
 
-/* Rule O6. */
+/* Rule D6. */
 static int judge_entry(const struct place *place, const struct stat *status) {
     const char *const target = place->target, *const path = place->path, *const name = place->name;
     if (S_ISDIR(status->st_mode))

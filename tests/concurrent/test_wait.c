@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT
  *
- * Waiting between processes: two that wait for each other a million times, a hundred that wait for one, waiters that are
- * killed in their sleep, readers without write permission below sessions that come, go and are killed.
+ * Waiting between processes: two that wait for each other a million times, a hundred that wait for one, waiters that
+ * are killed in their sleep, readers without write permission below sessions that come, go and are killed.
  *
  * How a lost wake would show: km_wait() bounds its sleeps to a second and then looks again, so that one would be
  * forgiven, and none be noticed. Here sleeps of a second take five (support/sleeps.h), and one that ends by its time
- * although the word has changed meanwhile is counted as lost; the count must be 0. What hangs altogether is ended by the
- * time limit of the program.
+ * although the word has changed meanwhile is counted as lost; the count must be 0. What hangs altogether is ended by
+ * the time limit of the program.
  */
 #include <pthread.h>
 #include <sched.h>
@@ -385,7 +385,7 @@ struct sessions {
     _Atomic uint64_t last; /* the generation after which nothing more comes; 0: not known yet */
 };
 
-/* Whatever begins, ends and dies above: numbers only go up, a begin shows at least what was told, the last one comes. */
+/* Whatever begins, ends and dies above: numbers only go up, a begin shows at least what was told, the last comes. */
 static void read_on(const void *context, uint64_t seed) {
     const struct sessions *sessions = *(struct sessions *const *)context;
     struct chance chance = {seed};

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * See sleeps.h. The word that km_wait() sleeps on is known by its place in its page: control is mapped from the start of
- * a page on, in every process at another address.
+ * See sleeps.h. The word that km_wait() sleeps on is known by its place in its page: control is mapped from the start
+ * of a page on, in every process at another address.
  */
 #include "sleeps.h"
 

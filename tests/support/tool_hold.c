@@ -4,10 +4,10 @@
  *
  *     tool_hold TARGET WORD...
  *
- * The words are done in order: `readonly`, `lazy` and `raw` choose how the map is opened (before any other word); `idle`
- * opens it and no more; `read` and `write` begin a transaction that stays; `store` stores one byte, at once, into the
- * sixth page; `commit` stores one byte and commits. Then it says "ready" and waits for a line, or the end, of standard
- * input.
+ * The words are done in order: `readonly`, `lazy` and `raw` choose how the map is opened (before any other word);
+ * `idle` opens it and no more; `read` and `write` begin a transaction that stays; `store` stores one byte, at once,
+ * into the sixth page; `commit` stores one byte and commits. Then it says "ready" and waits for a line, or the end, of
+ * standard input.
  */
 #include <stdio.h>
 #include <string.h>

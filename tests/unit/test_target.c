@@ -138,8 +138,8 @@ static void what_is_not_utf_8_is_refused(void **state) {
         "a\x80",
         "\xfe",
         "\xff",
-        "a\xff"
-        "b", /* no beginning of a character */
+        ("a\xff"
+         "b"), /* no beginning of a character */
         "\xc3",
         "a\xc3",
         "\xc3(",
