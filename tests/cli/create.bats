@@ -164,3 +164,34 @@ load helper
     same 2 "$status"
     [ -z "$(ls -A "$DIR")" ]
 }
+
+@test "create --from begins with the bytes of a file" {
+    noise 100001 >input
+    expect 0 create m.km --from input
+    [[ $output == "created m.km: 100001 bytes "* ]]
+    keepmap read m.km | cmp - input
+    same 0 "$(keepmap info m.km --json | jq .generation)"
+    expect 0 verify m.km
+    expect 0 create n.km --from input --size 256K --checksum none
+    keepmap read n.km --length 100001 | cmp - input
+    same "" "$(keepmap read n.km --offset 100001 | tr -d '\0')"
+    # The file and the map go their own ways.
+    printf changed | keepmap write m.km --quiet
+    noise 100001 | cmp - input
+}
+
+@test "create --from refuses what it cannot take, and makes nothing" {
+    noise 1000 >input
+    : >empty
+    mkdir directory
+    refused 2 "less than the 1000 bytes" create m.km --from input --size 999
+    refused 2 "--max-size" create m.km --from input --size 1000 --max-size 999
+    refused 2 "empty" create m.km --from empty
+    refused 2 "directory" create m.km --from directory
+    refused 3 "" create m.km --from missing
+    refused 2 "'keepmap write'" create m.km --from -
+    refused 2 "the file's path is empty" create m.km --from ""
+    refused 2 "" create m.km --from input --max-size 999
+    [ ! -e m.km ]
+    expect 0 create m.km --from empty --size 64K
+}

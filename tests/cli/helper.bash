@@ -183,7 +183,7 @@ press() {
 
 # is_over PROCESS: a child of this shell has ended.
 is_over() {
-    [ ! -e "/proc/$1" ] || grep -q '^State:[[:space:]]*Z' "/proc/$1/status"
+    [ ! -e "/proc/$1" ] || grep -q '^State:[[:space:]]*Z' "/proc/$1/status" 2>/dev/null
 }
 
 # ended STATUS PROCESS: a child of this shell ends, with that status.
