@@ -135,7 +135,7 @@ bench: $(BUILD)/bench/bench ## measure commits, reads and opens beside the disk 
 # A file's name is nothing for make or the shell to read.
 override FILE := $(value FILE)
 export FILE
-demo: ## a worker is killed again and again and loses nothing: make demo [FILE=text]
+demo: ## two processes share a map, and a worker is killed again and again and loses nothing: make demo [FILE=text]
 	@tests/install-packages --optional $(DEMO_PACKAGES)
 	@$(MAKE) --no-print-directory --silent $(BUILD)/keepmap $(BUILD)/examples/count
 	@BUILD=$(BUILD) tests/demo
