@@ -74,6 +74,7 @@ SIM_SOURCES := $(wildcard tests/support/os_sim*.c)
 SUPPORT_SOURCES := $(filter-out $(TEST_SOURCES) $(CRASH_SOURCES) $(TOOL_SOURCES) $(SIM_TOOL_SOURCES) $(SIM_SOURCES), \
                      $(wildcard tests/support/*.c tests/unit/*.c tests/model/*.c tests/concurrent/*.c tests/crash/*.c))
 BENCH_SOURCES := $(wildcard tests/bench/*.c)
+EXAMPLE_SOURCES := $(wildcard docs/examples/*.c)
 
 objects = $(patsubst %.c,$(BUILD)/obj/%.o,$(1))
 LIBRARY_OBJECTS := $(call objects,$(MAP_SOURCES) $(FORMAT_SOURCES) $(OS_SOURCES))
@@ -86,6 +87,7 @@ program = $(addprefix $(BUILD)/tests/,$(notdir $(basename $(1))))
 TEST_PROGRAMS := $(call program,$(TEST_SOURCES))
 CRASH_PROGRAMS := $(call program,$(CRASH_SOURCES))
 TOOL_PROGRAMS := $(call program,$(TOOL_SOURCES) $(SIM_TOOL_SOURCES))
+EXAMPLE_PROGRAMS := $(patsubst docs/%.c,$(BUILD)/%,$(EXAMPLE_SOURCES))
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
 
@@ -98,7 +100,7 @@ all: library $(BUILD)/keepmap ## build the tool and both libraries (the default)
 
 library: $(BUILD)/libkeepmap.a $(BUILD)/libkeepmap.so ## build libkeepmap.a and libkeepmap.so
 
-tests: all $(TEST_PROGRAMS) $(CRASH_PROGRAMS) $(TOOL_PROGRAMS) ## build the test programs
+tests: all $(TEST_PROGRAMS) $(CRASH_PROGRAMS) $(TOOL_PROGRAMS) $(EXAMPLE_PROGRAMS) ## build the test programs and the examples
 
 help: ## list the targets and the variables
 	@echo "Targets:"
