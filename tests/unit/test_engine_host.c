@@ -5,13 +5,12 @@
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <signal.h>
-#include <sys/mount.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include "support/check.h"
+#include "support/disk.h"
 #include "support/scratch.h"
 
 #define SIZE 100000u
@@ -254,62 +253,9 @@ static void descriptors_that_the_program_closed_do_no_harm(void **state) {
 
 /* ---- full disks -------------------------------------------------------------------------------------------------- */
 
-/* Mounts of this process go away with it. */
-static int separate_mounts(void) {
-    static int separate = -1;
-    if (separate < 0) {
-        separate = unshare(CLONE_NEWNS) == 0 && mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) == 0;
-    }
-    return separate;
-}
-
-/* A small file system of our own: ext4 in a file. NULL, with a notice, where that is not permitted. */
-static const char *small_disk(unsigned megabytes) {
-    const char *path = scratch_path("disk");
-    const char *image = scratch_path("disk.img");
-    char command[2000];
-    snprintf(command, sizeof command,
-             "PATH=$PATH:/usr/sbin:/sbin; rm -f %s && truncate -s %uM %s && "
-             "mkfs.ext4 -q -F -O ^has_journal -m 0 %s >%s.log 2>&1 && mount -o loop %s %s >>%s.log 2>&1",
-             image, megabytes, image, image, image, image, path, image);
-    if (!separate_mounts() || (mkdir(path, 0700) != 0 && errno != EEXIST) || system(command) != 0) {
-        fprintf(stderr, "# skipped: a small disk cannot be mounted here\n");
-        return NULL;
-    }
-    return path;
-}
-
-/* The same in memory, where a file's holes take space when they are looked at. */
-static const char *small_memory_disk(unsigned megabytes) {
-    const char *path = scratch_path("disk");
-    char options[64];
-    snprintf(options, sizeof options, "size=%um,mode=0700", megabytes);
-    if (!separate_mounts() || (mkdir(path, 0700) != 0 && errno != EEXIST) ||
-        mount("tmpfs", path, "tmpfs", MS_NOSUID | MS_NODEV, options) != 0) {
-        fprintf(stderr, "# skipped: a small disk cannot be mounted here\n");
-        return NULL;
-    }
-    return path;
-}
-
-static void remove_disk(void) {
-    assert_int_equal(umount2(scratch_path("disk"), 0), 0);
-}
-
-/* Takes what is left of the disk, to the last page. */
-static void fill_disk(void) {
-    static const unsigned char page[KM_PAGE_SIZE] = {1};
-    const int file = open(scratch_path("disk/filler"), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-    assert_true(file >= 0);
-    while (write(file, page, sizeof page) == sizeof page) {
-    }
-    assert_int_equal(errno, ENOSPC);
-    close(file);
-}
-
 static void a_full_disk_at_creation_is_told_and_leaves_nothing(void **state) {
     (void)state;
-    if (small_disk(1) == NULL) {
+    if (disk_small(1) == NULL) {
         skip();
     }
     const char *path = scratch_path("disk/map.km");
@@ -323,12 +269,12 @@ static void a_full_disk_at_creation_is_told_and_leaves_nothing(void **state) {
     must(km_open(&map, path, &smaller)); /* nothing of the first took space */
     check_commit_fill(map, 0, 1, 100);
     must(km_close(map));
-    remove_disk();
+    disk_remove();
 }
 
 static void a_full_disk_at_a_checkpoint_is_told_and_the_map_goes_on_afterwards(void **state) {
     (void)state;
-    if (small_disk(4) == NULL) {
+    if (disk_small(4) == NULL) {
         skip();
     }
     const char *path = scratch_path("disk/map.km");
@@ -341,7 +287,7 @@ static void a_full_disk_at_a_checkpoint_is_told_and_the_map_goes_on_afterwards(v
     must(km_open(&map, path, &options));
     check_commit_fill(map, 0, 1, 1000);
     must(km_checkpoint(map));
-    fill_disk();
+    disk_fill();
     check_commit_fill(map, 1 << 20, 2, 1000); /* the journal has its space already */
     must_fail(km_checkpoint(map), KM_ENOSPACE);
     must(km_begin(map, KM_READ));
@@ -352,12 +298,12 @@ static void a_full_disk_at_a_checkpoint_is_told_and_the_map_goes_on_afterwards(v
     check_commit_fill(map, 2 << 20, 3, 1000);
     check_clean(map);
     must(km_close(map));
-    remove_disk();
+    disk_remove();
 }
 
 static void a_full_disk_at_a_commit_leaves_the_transaction_open_and_whole(void **state) {
     (void)state;
-    if (small_disk(4) == NULL) {
+    if (disk_small(4) == NULL) {
         skip();
     }
     const char *path = scratch_path("disk/map.km");
@@ -365,7 +311,7 @@ static void a_full_disk_at_a_commit_leaves_the_transaction_open_and_whole(void *
         .struct_size = sizeof options, .size = 16 << 20, .journal_size = 262144, .flags = KM_CREATE, .timeout_ms = 100};
     km_map *map;
     must(km_open(&map, path, &options));
-    fill_disk();
+    disk_fill();
     uint64_t good = 0;
     int result = 0;
     while (result == 0) { /* each commit to pages that home does not have yet; the ring must be reused at some point */
@@ -393,12 +339,12 @@ static void a_full_disk_at_a_commit_leaves_the_transaction_open_and_whole(void *
     must(km_close(other));
     check_clean(map);
     must(km_close(map));
-    remove_disk();
+    disk_remove();
 }
 
 static void a_full_disk_when_the_journal_must_grow_is_told(void **state) {
     (void)state;
-    if (small_disk(4) == NULL) {
+    if (disk_small(4) == NULL) {
         skip();
     }
     const char *path = scratch_path("disk/map.km");
@@ -407,7 +353,7 @@ static void a_full_disk_when_the_journal_must_grow_is_told(void **state) {
     km_map *map;
     must(km_open(&map, path, &options));
     check_commit_fill(map, 0, 1, 1000);
-    fill_disk();
+    disk_fill();
     must(km_begin(map, KM_WRITE));
     memset(km_data(map), 2, 1 << 20);
     must_fail(km_commit(map), KM_ENOSPACE);
@@ -418,12 +364,12 @@ static void a_full_disk_when_the_journal_must_grow_is_told(void **state) {
     check_commit_fill(map, 0, 4, 1 << 20);
     check_clean(map);
     must(km_close(map));
-    remove_disk();
+    disk_remove();
 }
 
 static void a_full_disk_at_growth_is_told_and_the_size_stays(void **state) {
     (void)state;
-    if (small_disk(2) == NULL) {
+    if (disk_small(2) == NULL) {
         skip();
     }
     const char *path = scratch_path("disk/map.km");
@@ -433,7 +379,7 @@ static void a_full_disk_at_growth_is_told_and_the_size_stays(void **state) {
     must(km_open(&map, path, &options));
     check_commit_fill(map, 0, 1, SIZE);
     must(km_checkpoint(map));
-    fill_disk();
+    disk_fill();
     must_fail(km_grow(map, 8 << 20), KM_ENOSPACE);
     assert_int_equal(km_size(map), SIZE);
     expect_first_byte(map, 1);
@@ -444,13 +390,13 @@ static void a_full_disk_at_growth_is_told_and_the_size_stays(void **state) {
     expect_first_byte(map, 2);
     check_clean(map);
     must(km_close(map));
-    remove_disk();
+    disk_remove();
 }
 
 /* On tmpfs the data has its space from the beginning: no store, commit or checkpoint can find the disk full. */
 static void a_full_disk_in_memory_never_faults(void **state) {
     (void)state;
-    if (small_memory_disk(4) == NULL) {
+    if (disk_in_memory(4) == NULL) {
         skip();
     }
     const char *path = scratch_path("disk/map.km");
@@ -466,7 +412,7 @@ static void a_full_disk_in_memory_never_faults(void **state) {
                                        .timeout_ms = 1000};
     must(km_open(&map, path, &options));
     km_map *reader = check_open(path, 0, KM_READONLY);
-    fill_disk();
+    disk_fill();
     for (int i = 1; i <= 50; i++) {
         check_commit_fill(map, (uint64_t)(i - 1) * 20000, i, 20000);
     }
@@ -483,7 +429,7 @@ static void a_full_disk_in_memory_never_faults(void **state) {
     must(km_grow(map, 2 << 20));
     check_clean(map);
     must(km_close(map));
-    remove_disk();
+    disk_remove();
 }
 
 int main(void) {
