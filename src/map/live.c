@@ -26,6 +26,9 @@
  *     finds it set seals, but leaves the flag off, so that the mark outlives the machine.
  *  S7 A mismatch that verify finds counts as damage only if the flag is still there when it is looked at again after
  *     the page: a writer may have attached between the first look and the page.
+ *  S8 Who gets WRITER, or seals, and finds a newer geometry in the header than in control finishes that growth: its
+ *     grower died between the first slot and control. Otherwise those who attached before know the old size and those
+ *     who came later the new one, and the next growth of one of the former could make the map smaller.
  *
  * The generation goes on from one session to the next of the same start of the machine by control; after another start
  * it is that of the last seal.
@@ -156,6 +159,32 @@ int km__live_refresh(km_map *map) {
     return 0;
 }
 
+/* S8, under WRITER, so that no growth is under way. The slots are read only if a holder of CHECKPOINT is at work or has
+ * died, or if this handle came after the death. */
+static int finish_growth(km_map *map, uint64_t deadline) {
+    struct km__control *control = map->control;
+    struct km__slots slots;
+    if (atomic_load(&control->file_mark) == 0 && km__load(&control->geometry) >= map->header.geometry)
+        return 0;
+    int result = km__slots_load(map, &slots);
+    if (result != 0 || slots.slot[slots.chosen].geometry <= km__load(&control->geometry))
+        return result;
+    result = km__checkpoint_lock(map, deadline);
+    if (result != 0)
+        return result;
+    result = km__slots_load(map, &slots);
+    if (result == 0) {
+        const struct km__header same = slots.slot[slots.chosen];
+        result = km__slots_store_both(map, &slots, &same);
+    }
+    if (result == 0)
+        result = km__regions_follow(map, &slots.slot[slots.chosen]);
+    if (result == 0)
+        km__raise(&control->geometry, map->header.geometry);
+    km__checkpoint_unlock(map);
+    return result;
+}
+
 /* Take WRITER and bring the handle up to date. */
 static int lock_writer(km_map *map, uint64_t deadline) {
     int result = km__failed(map) ? km__failed_error(map) : km__still_there(map);
@@ -163,7 +192,9 @@ static int lock_writer(km_map *map, uint64_t deadline) {
         result = km__lock_wait(map, KM__WRITER, OS_LOCK_WRITE, deadline);
     if (result != 0)
         return result;
-    result = km__failed(map) ? km__failed_error(map) : km__live_refresh(map);
+    result = km__failed(map) ? km__failed_error(map) : finish_growth(map, deadline);
+    if (result == 0)
+        result = km__live_refresh(map);
     if (result != 0)
         km__unlock(map, KM__WRITER);
     return result;
@@ -272,6 +303,7 @@ static int seal(km_map *map, bool closing) {
     result = km__slots_store_both(map, &slots, &header);
     if (result != 0)
         return result;
+    km__raise(&control->geometry, header.geometry); /* S8 */
     km__raise(&control->durable, generation);
     km__raise(&control->checkpointed, generation);
     return 0;
