@@ -23,8 +23,8 @@
  *  P6 What users store to through a mapping of the file shares no blocks: a live map, and a raw one that is made from a
  *     file. A store to a shared block needs a new one, and on a full disk that would be a fault; their space is taken
  *     at creation for the same reason. (The copy of a raw map is a file like its source, with the holes of it.)
- *  P7 A live map is copied under WRITER, for reading where the handle may not write, so that no transaction is caught
- *     half-way. If the last writer died in one, the copy is not marked clean, so that its first writer is told, too.
+ *  P7 A live map is copied under WRITER, for reading, so that no transaction is caught half-way. If the last writer
+ *     died in one, the copy is not marked clean, so that its first writer is told, too.
  *  P8 A file that was cut short reads as if it ended in a hole. Whether the source is still whole is asked after its
  *     last byte was read and before the copy gets its name.
  *  P9 The copy has a UUID of its own, and its chain starts from that. Otherwise frames of the source would continue
@@ -452,8 +452,7 @@ static int copy_transactional(km_map *map, const char *path) {
 
 static int copy_live(km_map *map, const char *path) {
     struct km__header header;
-    int result =
-        km__lock_wait(map, KM__WRITER, map->read_only ? OS_LOCK_READ : OS_LOCK_WRITE, km__deadline(map)); /* P7 */
+    int result = km__lock_wait(map, KM__WRITER, OS_LOCK_READ, km__deadline(map)); /* P7 */
     if (result != 0)
         return result;
     result = km__live_refresh(map);

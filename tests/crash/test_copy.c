@@ -325,11 +325,12 @@ static km_map *open_live(uint32_t flags) {
     return map;
 }
 
-/* Every second page at either end, or with `changed` the others. */
+/* Every second page at either end; with `changed` the others, and at the latter end none. */
 static void fill_live(unsigned char *data, bool changed) {
-    for (unsigned page = 0; page < LIVE_PAGES; page = page == 7 ? LIVE_PAGES - 8 : page + 1)
-        memset(data + page * KM_PAGE_SIZE, (page % 2 == 0) == changed ? 0 : (int)(page + changed) % 99 + 1,
-               KM_PAGE_SIZE);
+    for (unsigned page = 0; page < LIVE_PAGES; page = page == 7 ? LIVE_PAGES - 8 : page + 1) {
+        const bool zero = (page % 2 == 0) == changed || (changed && page > 7);
+        memset(data + page * KM_PAGE_SIZE, zero ? 0 : (int)(page + changed) % 99 + 1, KM_PAGE_SIZE);
+    }
 }
 
 static km_map *prepare_live(bool clones) {
@@ -388,6 +389,30 @@ static void a_commit_to_a_live_copy_outlasts_the_death_of_its_copier(void **stat
     os_sim_reboot(NULL, OS_SIM_NOTHING, 1);
     assert_true(os_sim_exists(COPY_PATH));
     stage_forget(&saved);
+}
+
+static void fail_to_begin(void) {
+    must_fail(km_begin(other, KM_WRITE), KM_EBUSY);
+}
+
+static void no_transaction_begins_while_a_live_map_is_copied(void **state) {
+    (void)state;
+    for (int i = 0; i < 2; i++) {
+        for (uint64_t n = 1;; n++) {
+            other = prepare_live(false);
+            km_map *map = open_live(i == 0 ? 0 : KM_READONLY);
+            stage_beside(n, fail_to_begin);
+            must(km_copy(map, COPY_PATH));
+            const bool happened = stage_happened();
+            must(km_begin(other, KM_WRITE));
+            must(km_abort(other));
+            must(km_close(map));
+            must(km_close(other));
+            expect_live_copy();
+            if (!happened)
+                break;
+        }
+    }
 }
 
 static bool leaves;
@@ -567,6 +592,7 @@ int main(void) {
         cmocka_unit_test(a_source_that_is_cut_short_is_no_copy),
         cmocka_unit_test(a_power_cut_leaves_a_whole_live_copy_or_none),
         cmocka_unit_test(a_commit_to_a_live_copy_outlasts_the_death_of_its_copier),
+        cmocka_unit_test(no_transaction_begins_while_a_live_map_is_copied),
         cmocka_unit_test(who_attaches_meanwhile_is_not_taken_for_damage),
         cmocka_unit_test(a_live_copy_shares_no_blocks),
         cmocka_unit_test(a_power_cut_leaves_a_whole_map_from_a_file_or_none),

@@ -584,12 +584,15 @@ static void what_has_the_name_already_is_left_alone(void **state) {
     must_fail(km_copy(map, file), KM_EEXISTS);
     must_fail(km_copy(map, link), KM_EEXISTS);
     must_fail(km_copy(map, fresh_directory("taken.directory")), KM_EEXISTS);
-    scratch_flip(from, scratch_header(from).data_offset, 1);
-    must_fail(km_copy(map, file), KM_EEXISTS); /* before the work, and what that finds */
-    scratch_flip(from, scratch_header(from).data_offset, 1);
     const struct scratch_image precious = {(unsigned char *)(uintptr_t) "precious", 8};
-    assert_true(scratch_equals(file, &precious));
     assert_true(scratch_equals(from, &self));
+    km_map *late = check_open(from, 0, 0);
+    scratch_flip(from, scratch_header(from).data_offset, 1);
+    must_fail(km_copy(late, file), KM_EEXISTS); /* before the work, and what that finds */
+    must_fail(km_copy(late, scratch_path("free.copy")), KM_ECORRUPT);
+    scratch_flip(from, scratch_header(from).data_offset, 1);
+    must(km_close(late));
+    assert_true(scratch_equals(file, &precious));
     scratch_release(&self);
     check_clean(map);
     must(km_close(map));
