@@ -579,6 +579,43 @@ static void a_file_may_change_while_a_map_is_made_from_it(void **state) {
     }
 }
 
+static void empty_the_source(void) {
+    struct os_file *file = NULL;
+    must(os_file_open(&file, SOURCE_PATH, true));
+    must(os_file_zero(file, 0, FROM_SIZE));
+    os_file_close(file);
+}
+
+/* Which write shares the blocks: the one whose refusal is forgiven. */
+static uint64_t find_clone(void) {
+    for (uint64_t n = 1;; n++) {
+        km_map *map = NULL;
+        prepare_source(true);
+        os_sim_fail(OS_SIM_WRITE, n, 1, KM_EUNSUPPORTED);
+        const int result = make_from(&map, KM_TRANSACTIONAL);
+        assert_int_equal(os_sim_failures(), 1);
+        must(km_close(map));
+        if (result == 0)
+            return n;
+    }
+}
+
+/* What the clone left where a hole is by now is no hole. */
+static void a_file_may_become_a_hole_after_a_refused_clone(void **state) {
+    (void)state;
+    const uint64_t clone = find_clone();
+    for (uint64_t n = 1, happened = 1; happened; n++) {
+        km_map *map = NULL;
+        prepare_source(true);
+        os_sim_fail(OS_SIM_WRITE, clone, 1, KM_EUNSUPPORTED);
+        stage_beside(n, empty_the_source);
+        must(make_from(&map, KM_TRANSACTIONAL));
+        happened = stage_happened();
+        check_clean(map);
+        must(km_close(map));
+    }
+}
+
 int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
@@ -598,6 +635,7 @@ int main(void) {
         cmocka_unit_test(a_power_cut_leaves_a_whole_map_from_a_file_or_none),
         cmocka_unit_test(whatever_fails_leaves_a_whole_map_from_a_file_or_none),
         cmocka_unit_test(a_file_may_change_while_a_map_is_made_from_it),
+        cmocka_unit_test(a_file_may_become_a_hole_after_a_refused_clone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

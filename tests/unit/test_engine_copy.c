@@ -1,166 +1,32 @@
 /* SPDX-License-Identifier: MIT
  *
- * What keepmap.h promises about km_copy(), and about maps that begin with the bytes of a file.
+ * What keepmap.h promises about km_copy() of a transactional map: which bytes, of which commit, whoever else is there.
  */
-#include <dirent.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "format/checksum.h"
+#include "copies.h"
 #include "map/map.h"
 #include "support/chance.h"
 #include "support/check.h"
 #include "support/scratch.h"
 
-#define PAGES 600u /* more than what is copied in one go */
-#define SIZE (PAGES * KM_PAGE_SIZE - 100)
-#define RING (1u << 20)
-
-/* ---- a directory for each test, in which nothing else may be left ------------------------------------------------ */
-
-static const char *fresh_directory(const char *name) {
-    const char *path = scratch_path("%s", name);
-    assert_int_equal(mkdir(path, 0700), 0);
-    return path;
-}
-
-static unsigned entries_of(const char *path) {
-    DIR *directory = opendir(path);
-    unsigned count = 0;
-    assert_non_null(directory);
-    while (readdir(directory) != NULL)
-        count++;
-    closedir(directory);
-    return count - 2; /* . and .. */
-}
-
-static bool exists(const char *path) {
-    struct stat status;
-    return lstat(path, &status) == 0;
-}
-
-/* ---- maps -------------------------------------------------------------------------------------------------------- */
-
-struct kind {
-    const char *name;
-    uint32_t checksum, flags;
-};
-
-static const struct kind kinds[] = {
-    {"crc32c", KM_CHECKSUM_CRC32C, 0},
-    {"none", KM_CHECKSUM_NONE, 0},
-    {"full-pages", KM_CHECKSUM_CRC32C, KM_FULL_PAGES},
-    {"crc32", KM_CHECKSUM_CRC32, 0},
-    {"compressed", KM_CHECKSUM_CRC32C, KM_COMPRESS},
-};
-#define KINDS (sizeof kinds / sizeof kinds[0])
-
-static bool is_available(const struct kind *kind) {
-    return km__checksum_available(kind->checksum) && ((kind->flags & KM_COMPRESS) == 0 || km__zlib_available());
-}
-
-static km_map *create(const char *path, const struct kind *kind, uint64_t size, uint64_t max_size) {
-    km_map *map = NULL;
-    const struct km_options options = {.struct_size = sizeof options,
-                                       .size = size,
-                                       .max_size = max_size,
-                                       .journal_size = RING,
-                                       .checksum = kind->checksum,
-                                       .permissions = 0640,
-                                       .schema = "copied",
-                                       .schema_version = 7,
-                                       .timeout_ms = 2000,
-                                       .flags = KM_CREATE | KM_EXCLUSIVE | kind->flags};
-    must(km_open(&map, path, &options));
-    return map;
-}
-
-/* Three commits at home and two in the journal: pages that only home has, that only frames have, that both have, that
- * became zeros again in either, and holes. */
-static km_map *create_varied(const char *path, const struct kind *kind) {
-    km_map *map = create(path, kind, SIZE, 0);
-    struct chance chance = {11};
-    must(km_begin(map, KM_WRITE));
-    chance_fill(&chance, km_data(map), 300 * KM_PAGE_SIZE);
-    chance_fill(&chance, (unsigned char *)km_data(map) + SIZE - 5000, 5000);
-    must(km_commit(map));
-    check_commit_fill(map, 20 * KM_PAGE_SIZE, 0, 3 * KM_PAGE_SIZE);
-    check_commit_fill(map, 410 * KM_PAGE_SIZE + 7, 3, 2 * KM_PAGE_SIZE);
-    must(km_checkpoint(map));
-    check_commit_fill(map, 290 * KM_PAGE_SIZE + 9, 4, 20 * KM_PAGE_SIZE);
-    must(km_begin(map, KM_WRITE));
-    memset((unsigned char *)km_data(map) + 40 * KM_PAGE_SIZE, 0, 2 * KM_PAGE_SIZE);
-    memset((unsigned char *)km_data(map) + 500 * KM_PAGE_SIZE, 5, 1);
-    memset((unsigned char *)km_data(map) + SIZE - 1, 6, 1);
-    must(km_commit(map));
-    assert_int_equal(km_generation(map), 5);
-    assert_int_equal(check_info(map).checkpoint_generation, 3);
-    return map;
-}
-
-/* A file's bytes, as the handle shows them now. */
-static unsigned char *shown_by(km_map *map) {
-    unsigned char *bytes = malloc(km_size(map));
-    assert_non_null(bytes);
-    must(km_begin(map, KM_READ));
-    memcpy(bytes, km_data(map), km_size(map));
-    must(km_abort(map));
-    return bytes;
-}
-
-static void expect_bytes(km_map *map, const unsigned char *bytes, uint64_t size) {
-    assert_int_equal(km_size(map), size);
-    must(km_begin(map, KM_READ));
-    assert_memory_equal(km_data(map), bytes, size);
-    must(km_abort(map));
-}
-
-/* The copy is a map that was closed clean, shows these bytes at this generation, and can be used. */
-static void expect_copy(const char *path, const unsigned char *bytes, uint64_t size, uint64_t generation) {
-    km_map *copy = check_open(path, 0, KM_READONLY);
-    const struct km_info info = check_info(copy);
-    assert_int_equal(info.clean, 1);
-    assert_int_equal(info.header_slots, 3);
-    assert_int_equal(info.generation, generation);
-    assert_int_equal(info.checkpoint_generation, generation);
-    assert_int_equal(info.durable_generation, generation);
-    assert_int_equal(info.journal_used, 0);
-    expect_bytes(copy, bytes, size);
-    check_clean(copy);
-    must(km_close(copy));
-    copy = check_open(path, 0, 0);
-    expect_bytes(copy, bytes, size);
-    check_clean(copy);
-    check_commit_fill(copy, size - 1, bytes[size - 1] + 1, 1);
-    assert_int_equal(km_generation(copy), generation + 1);
-    must(km_checkpoint(copy));
-    check_commit_fill(copy, 0, bytes[0] + 1, 1);
-    check_clean(copy);
-    must(km_close(copy));
-    copy = check_open(path, 0, 0);
-    assert_int_equal(km_generation(copy), generation + 2);
-    check_clean(copy);
-    must(km_close(copy));
-}
-
 /* ---- what a copy is ---------------------------------------------------------------------------------------------- */
 
 static void a_copy_has_the_same_bytes_at_the_same_generation(void **state) {
     (void)state;
-    for (size_t i = 0; i < KINDS; i++) {
-        if (!is_available(&kinds[i]))
+    for (size_t i = 0; i < COPIES_KINDS; i++) {
+        if (!copies_available(&copies_kinds[i]))
             continue;
-        km_map *map = create_varied(scratch_path("same-%s.km", kinds[i].name), &kinds[i]);
-        unsigned char *bytes = shown_by(map);
-        const char *path = scratch_path("same-%s.copy", kinds[i].name);
+        km_map *map = copies_create_varied(scratch_path("same-%s.km", copies_kinds[i].name), &copies_kinds[i]);
+        unsigned char *bytes = copies_shown_by(map);
+        const char *path = scratch_path("same-%s.copy", copies_kinds[i].name);
         must(km_copy(map, path));
-        expect_copy(path, bytes, SIZE, 5);
-        expect_bytes(map, bytes, SIZE); /* whatever the copy has become since */
+        copies_expect(path, bytes, COPIES_SIZE, 5);
+        copies_expect_bytes(map, bytes, COPIES_SIZE); /* whatever the copy has become since */
         check_clean(map);
         check_commit_fill(map, 0, 9, 10);
         assert_int_equal(km_generation(map), 6);
@@ -171,11 +37,12 @@ static void a_copy_has_the_same_bytes_at_the_same_generation(void **state) {
 
 static void a_copy_is_a_map_of_its_own_with_the_same_options(void **state) {
     (void)state;
-    for (size_t i = 0; i < KINDS; i++) {
-        if (!is_available(&kinds[i]))
+    for (size_t i = 0; i < COPIES_KINDS; i++) {
+        if (!copies_available(&copies_kinds[i]))
             continue;
-        const char *from = scratch_path("options-%s.km", kinds[i].name), *path = scratch_path("%s.copy", kinds[i].name);
-        km_map *map = create(from, &kinds[i], 100000, 300000);
+        const char *from = scratch_path("options-%s.km", copies_kinds[i].name),
+                   *path = scratch_path("%s.copy", copies_kinds[i].name);
+        km_map *map = copies_create(from, &copies_kinds[i], 100000, 300000);
         check_commit_fill(map, 0, 1, 50000);
         must(km_copy(map, path));
         km_map *copy = check_open(path, 0, KM_READONLY);
@@ -208,17 +75,17 @@ static void a_copy_is_a_map_of_its_own_with_the_same_options(void **state) {
 static void a_map_that_nobody_committed_to_can_be_copied(void **state) {
     (void)state;
     const unsigned char nothing[5000] = {0};
-    km_map *map = create(scratch_path("zero.km"), &kinds[0], sizeof nothing, 0);
+    km_map *map = copies_create(scratch_path("zero.km"), &copies_kinds[0], sizeof nothing, 0);
     const char *path = scratch_path("zero.copy");
     must(km_copy(map, path));
-    expect_copy(path, nothing, sizeof nothing, 0);
+    copies_expect(path, nothing, sizeof nothing, 0);
     must(km_close(map));
 }
 
 static void a_copy_can_be_copied(void **state) {
     (void)state;
-    km_map *map = create_varied(scratch_path("chain.km"), &kinds[0]);
-    unsigned char *bytes = shown_by(map);
+    km_map *map = copies_create_varied(scratch_path("chain.km"), &copies_kinds[0]);
+    unsigned char *bytes = copies_shown_by(map);
     for (int i = 0; i < 3; i++) {
         const char *path = scratch_path("chain-%d.copy", i);
         must(km_copy(map, path));
@@ -226,7 +93,7 @@ static void a_copy_can_be_copied(void **state) {
         map = check_open(path, 0, i == 1 ? KM_READONLY : 0);
     }
     assert_int_equal(km_generation(map), 5);
-    expect_bytes(map, bytes, SIZE);
+    copies_expect_bytes(map, bytes, COPIES_SIZE);
     must(km_close(map));
     free(bytes);
 }
@@ -236,7 +103,7 @@ static void holes_stay_holes(void **state) {
     (void)state;
     const uint64_t size = UINT64_C(64) << 20;
     const char *from = scratch_path("sparse.km"), *path = scratch_path("sparse.copy");
-    km_map *map = create(from, &kinds[0], size, 0);
+    km_map *map = copies_create(from, &copies_kinds[0], size, 0);
     check_commit_fill(map, 1000000, 1, 100);
     check_commit_fill(map, 30 << 20, 2, 4 << 20);
     check_commit_fill(map, size - 1, 3, 1);
@@ -250,8 +117,8 @@ static void holes_stay_holes(void **state) {
     assert_true(b.st_blocks <= a.st_blocks);
     if (a.st_blocks * 512 < (off_t)size) /* not where reading a hole through a mapping takes space */
         assert_true(b.st_blocks * 512 < (2 << 20));
-    unsigned char *bytes = shown_by(map);
-    expect_copy(path, bytes, size, 5);
+    unsigned char *bytes = copies_shown_by(map);
+    copies_expect(path, bytes, size, 5);
     must(km_close(map));
     free(bytes);
 }
@@ -267,8 +134,9 @@ static void a_huge_sparse_map_costs_what_it_holds(void **state) {
     os_file_close(probe);
     if (dense)
         skip();
-    const struct kind declared = {"declared", KM_CHECKSUM_CRC32C, KM_DECLARED}; /* to search all of it takes long */
-    km_map *map = create(scratch_path("huge.km"), &declared, size, 0);
+    const struct copies_kind declared = {"declared", KM_CHECKSUM_CRC32C,
+                                         KM_DECLARED}; /* to search all of it takes long */
+    km_map *map = copies_create(scratch_path("huge.km"), &declared, size, 0);
     for (unsigned i = 0; i < 10; i++)
         check_commit_fill(map, size / 10 * i + 12345, (int)i + 1, 5000);
     must(km_checkpoint(map));
@@ -288,7 +156,7 @@ static void a_huge_sparse_map_costs_what_it_holds(void **state) {
 static void a_map_that_grew_is_copied_as_if_made_so(void **state) {
     (void)state;
     const char *from = scratch_path("grown.km"), *path = scratch_path("grown.copy");
-    km_map *map = create(from, &kinds[0], 100000, 200000);
+    km_map *map = copies_create(from, &copies_kinds[0], 100000, 200000);
     check_commit_fill(map, 0, 1, 100000);
     must(km_grow(map, 150001));
     check_commit_fill(map, 100000, 2, 50001);
@@ -298,17 +166,17 @@ static void a_map_that_grew_is_copied_as_if_made_so(void **state) {
     must(km_begin(map, KM_WRITE));
     chance_fill(&chance, km_data(map), 2500000); /* more than the journal had room for */
     must(km_commit(map));
-    assert_true(check_info(map).journal_size > RING);
+    assert_true(check_info(map).journal_size > COPIES_RING);
     assert_true(scratch_header(from).table_offset > scratch_header(from).data_offset);
-    unsigned char *bytes = shown_by(map);
+    unsigned char *bytes = copies_shown_by(map);
     must(km_copy(map, path));
     const struct km__header header = scratch_header(path);
     assert_int_equal(header.table_offset, KM__TABLE_OFFSET);
     assert_int_equal(header.geometry, 1);
-    assert_int_equal(header.journal_size, RING);
+    assert_int_equal(header.journal_size, COPIES_RING);
     assert_int_equal(header.data_capacity, 3000000);
     assert_int_equal(scratch_file_size(path), km__header_file_end(&header));
-    expect_copy(path, bytes, 3000000, km_generation(map));
+    copies_expect(path, bytes, 3000000, km_generation(map));
     must(km_close(map));
     free(bytes);
 }
@@ -320,8 +188,8 @@ static void a_copy_inside_a_read_shows_that_commit(void **state) {
     static const uint32_t flags[] = {0, KM_READONLY, KM_CHECK};
     for (int i = 0; i < 3; i++) {
         const char *from = scratch_path("inside-%d.km", i), *path = scratch_path("inside-%d.copy", i);
-        km_map *writer = create_varied(from, &kinds[0]), *map = check_open(from, 0, flags[i]);
-        unsigned char *bytes = shown_by(writer);
+        km_map *writer = copies_create_varied(from, &copies_kinds[0]), *map = check_open(from, 0, flags[i]);
+        unsigned char *bytes = copies_shown_by(writer);
         must(km_begin(map, KM_READ));
         for (int value = 1; value < 4; value++) {
             check_commit_fill(writer, (uint64_t)value * 30000, value, 100000);
@@ -329,13 +197,13 @@ static void a_copy_inside_a_read_shows_that_commit(void **state) {
         }
         must(km_copy(map, path));
         assert_int_equal(km_generation(map), 5);
-        assert_memory_equal(km_data(map), bytes, SIZE);
+        assert_memory_equal(km_data(map), bytes, COPIES_SIZE);
         must(km_abort(map)); /* the transaction is the caller's still */
-        expect_copy(path, bytes, SIZE, 5);
+        copies_expect(path, bytes, COPIES_SIZE, 5);
         must(km_copy(map, scratch_path("later-%d.copy", i)));
         free(bytes);
-        bytes = shown_by(writer);
-        expect_copy(scratch_path("later-%d.copy", i), bytes, SIZE, 8);
+        bytes = copies_shown_by(writer);
+        copies_expect(scratch_path("later-%d.copy", i), bytes, COPIES_SIZE, 8);
         must_fail(km_abort(map), KM_EMISUSE);
         must(km_close(map));
         must(km_close(writer));
@@ -346,13 +214,13 @@ static void a_copy_inside_a_read_shows_that_commit(void **state) {
 static void a_lazy_commit_is_in_the_copy(void **state) {
     (void)state;
     const char *from = scratch_path("lazy.km"), *path = scratch_path("lazy.copy");
-    km_map *writer = create(from, &kinds[0], SIZE, 0), *lazy = check_open(from, 0, KM_LAZY);
+    km_map *writer = copies_create(from, &copies_kinds[0], COPIES_SIZE, 0), *lazy = check_open(from, 0, KM_LAZY);
     check_commit_fill(writer, 0, 1, 100);
     check_commit_fill(lazy, 5000, 2, 100);
     km_map *reader = check_open(from, 0, KM_READONLY);
-    unsigned char *bytes = shown_by(lazy);
+    unsigned char *bytes = copies_shown_by(lazy);
     must(km_copy(reader, path));
-    expect_copy(path, bytes, SIZE, 2);
+    copies_expect(path, bytes, COPIES_SIZE, 2);
     must(km_close(reader));
     must(km_close(lazy));
     must(km_close(writer));
@@ -376,15 +244,15 @@ static int commit_and_die(void *context) {
 static void a_map_whose_users_died_is_copied_without_writing_to_it(void **state) {
     (void)state;
     char *from = scratch_path("killed.km"), *path = scratch_path("killed.copy");
-    must(km_close(create_varied(from, &kinds[0])));
+    must(km_close(copies_create_varied(from, &copies_kinds[0])));
     assert_int_equal(check_in_child(commit_and_die, from, 20), -SIGKILL);
     struct scratch_image before = scratch_load(from);
     km_map *map = check_open(from, 0, KM_READONLY);
     must(km_copy(map, path));
-    unsigned char *bytes = shown_by(map);
+    unsigned char *bytes = copies_shown_by(map);
     must(km_close(map));
     assert_true(scratch_equals(from, &before));
-    expect_copy(path, bytes, SIZE, 8);
+    copies_expect(path, bytes, COPIES_SIZE, 8);
     scratch_release(&before);
     free(bytes);
 }
@@ -450,7 +318,8 @@ static void a_copy_is_one_commit_while_others_commit_checkpoint_and_grow(void **
     (void)state;
     for (int i = 0; i < 3; i++) {
         const char *from = scratch_path("busy-%d.km", i);
-        km_map *map = create(from, &kinds[i], BUSY_PAGES * KM_PAGE_SIZE, 4 * (uint64_t)BUSY_PAGES * KM_PAGE_SIZE);
+        km_map *map =
+            copies_create(from, &copies_kinds[i], BUSY_PAGES * KM_PAGE_SIZE, 4 * (uint64_t)BUSY_PAGES * KM_PAGE_SIZE);
         km_map *reader = check_open(from, 0, KM_READONLY);
         struct busy busy = {.path = from, .seed = chance_mix(chance_seed(), (uint64_t)i)};
         pthread_t thread;
@@ -476,168 +345,6 @@ static void a_copy_is_one_commit_while_others_commit_checkpoint_and_grow(void **
     }
 }
 
-/* ---- damage ------------------------------------------------------------------------------------------------------ */
-
-static void a_damaged_page_is_named_and_nothing_is_left(void **state) {
-    (void)state;
-    const char *directory = fresh_directory("damaged");
-    const char *from = scratch_path("damaged/map.km"), *path = scratch_path("damaged/copy.km");
-    must(km_close(create_varied(from, &kinds[0]))); /* all is home */
-    static const uint64_t pages[] = {0, 21, 255, 256, 299, 307, 350, 412, 500, PAGES - 1};
-    const struct km__header header = scratch_header(from);
-    for (size_t i = 0; i < 2 * sizeof pages / sizeof pages[0]; i++) {
-        const uint64_t page = pages[i / 2];
-        const uint64_t at = i % 2 == 0 ? header.data_offset + page * KM_PAGE_SIZE + page % KM_PAGE_SIZE
-                                       : header.table_offset + page * 4 + page % 4;
-        scratch_flip(from, at, (unsigned char)(1u << page % 8));
-        km_map *map = check_open(from, 0, i % 3 == 0 ? 0 : KM_READONLY);
-        char name[64];
-        snprintf(name, sizeof name, "page %u ", (unsigned)page);
-        must_fail(km_copy(map, path), KM_ECORRUPT);
-        check_detail_contains(name);
-        assert_int_equal(entries_of(directory), 1);
-        must(km_begin(map, KM_READ)); /* no transaction was left open */
-        must(km_abort(map));
-        must(km_close(map));
-        scratch_flip(from, at, (unsigned char)(1u << page % 8));
-    }
-    km_map *map = check_open(from, 0, 0);
-    must(km_copy(map, path));
-    must(km_close(map));
-}
-
-/* Zeros and an entry of zero match each other; only the digest knows that there was more. */
-static void a_page_that_was_lost_with_its_checksum_is_missed(void **state) {
-    (void)state;
-    static const unsigned char zeros[KM_PAGE_SIZE];
-    const char *directory = fresh_directory("lost");
-    const char *from = scratch_path("lost/map.km");
-    must(km_close(create_varied(from, &kinds[0])));
-    const struct km__header header = scratch_header(from);
-    scratch_write(from, header.data_offset + 100 * KM_PAGE_SIZE, zeros, sizeof zeros);
-    scratch_write(from, header.table_offset + 100 * 4, zeros, 4);
-    km_map *map = check_open(from, 0, 0);
-    must_fail(km_copy(map, scratch_path("lost/copy.km")), KM_EJOURNAL);
-    check_detail_contains("digest");
-    assert_int_equal(entries_of(directory), 1);
-    must(km_close(map));
-}
-
-/* The disk has lost what the handle still knows, from frames. */
-static void a_page_that_frames_touched_comes_from_the_handle(void **state) {
-    (void)state;
-    for (int i = 0; i < 2; i++) {
-        const char *from = scratch_path("known-%d.km", i), *path = scratch_path("known-%d.copy", i);
-        km_map *writer = create_varied(from, &kinds[0]), *map = check_open(from, 0, i == 0 ? 0 : KM_READONLY);
-        unsigned char *bytes = shown_by(map);
-        const struct km__header header = scratch_header(from);
-        must(km_begin(map, KM_READ));
-        scratch_flip(from, header.data_offset + 295 * KM_PAGE_SIZE, 1);
-        scratch_flip(from, header.table_offset + 295 * 4, 1);
-        must(km_copy(map, path));
-        scratch_flip(from, header.data_offset + 295 * KM_PAGE_SIZE, 1);
-        scratch_flip(from, header.table_offset + 295 * 4, 1);
-        must(km_abort(map));
-        expect_copy(path, bytes, SIZE, 5);
-        must(km_close(map));
-        must(km_close(writer));
-        free(bytes);
-    }
-}
-
-/* Stores to the view outside a write transaction are a mistake of the program; they are committed to nothing. */
-static void a_stray_store_is_not_copied(void **state) {
-    (void)state;
-    const char *from = scratch_path("stray.km"), *path = scratch_path("stray.copy");
-    km_map *writer = create_varied(from, &kinds[0]), *map = check_open(from, 0, 0);
-    unsigned char *bytes = shown_by(writer);
-    must(km_begin(writer, KM_READ));
-    ((unsigned char *)km_data(writer))[100] ^= 1;
-    ((unsigned char *)km_data(writer))[300 * KM_PAGE_SIZE] ^= 1; /* this page has frames */
-    must(km_copy(writer, path));
-    expect_copy(path, bytes, SIZE, 5);
-    unlink(path);
-    must(km_begin(map, KM_READ)); /* this handle has the patched page in its view alone */
-    ((unsigned char *)km_data(map))[100] ^= 1;
-    must(km_copy(map, path));
-    expect_copy(path, bytes, SIZE, 5);
-    unlink(path);
-    ((unsigned char *)km_data(map))[300 * KM_PAGE_SIZE] ^= 1;
-    must_fail(km_copy(map, path), KM_ECORRUPT);
-    check_detail_contains("page 300 ");
-    assert_false(exists(path));
-    must(km_close(map));
-    must(km_close(writer));
-    free(bytes);
-}
-
-/* ---- what is refused --------------------------------------------------------------------------------------------- */
-
-static void what_has_the_name_already_is_left_alone(void **state) {
-    (void)state;
-    const char *from = scratch_path("taken.km"), *file = scratch_path("taken.file"), *link = scratch_path("taken.link");
-    km_map *map = create_varied(from, &kinds[0]);
-    struct scratch_image self = scratch_load(from);
-    scratch_store(file, "precious", 8);
-    assert_int_equal(symlink("nowhere", link), 0);
-    must_fail(km_copy(map, from), KM_EEXISTS);
-    must_fail(km_copy(map, file), KM_EEXISTS);
-    must_fail(km_copy(map, link), KM_EEXISTS);
-    must_fail(km_copy(map, fresh_directory("taken.directory")), KM_EEXISTS);
-    const struct scratch_image precious = {(unsigned char *)(uintptr_t) "precious", 8};
-    assert_true(scratch_equals(from, &self));
-    km_map *late = check_open(from, 0, 0);
-    scratch_flip(from, scratch_header(from).data_offset, 1);
-    must_fail(km_copy(late, file), KM_EEXISTS); /* before the work, and what that finds */
-    must_fail(km_copy(late, scratch_path("free.copy")), KM_ECORRUPT);
-    scratch_flip(from, scratch_header(from).data_offset, 1);
-    must(km_close(late));
-    assert_true(scratch_equals(file, &precious));
-    scratch_release(&self);
-    check_clean(map);
-    must(km_close(map));
-}
-
-static void a_copy_needs_a_path_that_can_be_one(void **state) {
-    (void)state;
-    km_map *map = create_varied(scratch_path("path.km"), &kinds[0]);
-    must_fail(km_copy(map, NULL), KM_EINVAL);
-    must_fail(km_copy(map, ""), KM_EINVAL);
-    must_fail(km_copy(map, "Local\\copy"), KM_EINVAL);
-    check_detail_contains("last user");
-    must_fail(km_copy(map, "Global\\copy"), KM_EINVAL);
-    must_fail(km_copy(map, scratch_path("no/such/directory.km")), KM_ENOTFOUND);
-    must_fail(km_copy(NULL, scratch_path("null.copy")), KM_EINVAL);
-    must(km_close(map));
-}
-
-static void a_write_transaction_is_not_copied(void **state) {
-    (void)state;
-    const char *path = scratch_path("writing.copy");
-    km_map *map = create_varied(scratch_path("writing.km"), &kinds[0]);
-    must(km_begin(map, KM_WRITE));
-    memset(km_data(map), 8, 100);
-    must_fail(km_copy(map, path), KM_EMISUSE);
-    assert_false(exists(path));
-    must(km_commit(map));
-    assert_int_equal(km_generation(map), 6);
-    must(km_close(map));
-}
-
-static void a_source_that_is_gone_is_no_copy(void **state) {
-    (void)state;
-    for (int i = 0; i < 4; i++) {
-        const char *from = scratch_path("gone-%d.km", i), *path = scratch_path("gone-%d.copy", i);
-        must(km_close(create_varied(from, &kinds[i % 2])));
-        km_map *map = check_open(from, 0, i % 2 == 0 ? 0 : KM_READONLY);
-        const struct km__header header = scratch_header(from);
-        assert_int_equal(i < 2 ? unlink(from) : truncate(from, (off_t)header.data_offset + 123456), 0);
-        must_fail(km_copy(map, path), KM_ESTALE);
-        assert_false(exists(path));
-        (void)km_close(map);
-    }
-}
-
 int main(void) {
     scratch_time_limit(120);
     const struct CMUnitTest tests[] = {
@@ -652,14 +359,6 @@ int main(void) {
         cmocka_unit_test(a_lazy_commit_is_in_the_copy),
         cmocka_unit_test(a_map_whose_users_died_is_copied_without_writing_to_it),
         cmocka_unit_test(a_copy_is_one_commit_while_others_commit_checkpoint_and_grow),
-        cmocka_unit_test(a_damaged_page_is_named_and_nothing_is_left),
-        cmocka_unit_test(a_page_that_was_lost_with_its_checksum_is_missed),
-        cmocka_unit_test(a_page_that_frames_touched_comes_from_the_handle),
-        cmocka_unit_test(a_stray_store_is_not_copied),
-        cmocka_unit_test(what_has_the_name_already_is_left_alone),
-        cmocka_unit_test(a_copy_needs_a_path_that_can_be_one),
-        cmocka_unit_test(a_write_transaction_is_not_copied),
-        cmocka_unit_test(a_source_that_is_gone_is_no_copy),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
