@@ -5,22 +5,24 @@
  * A waiter sleeps on the low half of `visible`, until that word changes. Who may write leaves a mark meanwhile, its bit
  * in control->waiting, so that a commit which nobody waits for costs no call of the system. The steps, and the failure
  * that each prevents:
- *  W1 A waiter sets its bit, full fence, then loads `visible`, and sleeps only if that is not newer than what it waits
- *     for and the word is still what it loaded. With the last look before the mark, a commit between the two finds no
- *     mark and wakes nobody, and the waiter sleeps beside a commit that it has not seen: a lost wake.
- *  W2 A committer raises `visible`, full fence, then reads the marks. Without the fence its look at the marks can
- *     come before others see the new number, and the waiter's look at the number before its mark is seen: each finds
- *     the old word of the other.
- *  W3 A bit belongs to the holder of its SLOT lock, who alone clears it when it has done waiting, and when it takes
- *     the slot. Nobody clears the mark of a living waiter: one that was woken may be about to sleep again, on the new
- *     number, and the next commit would not wake it. The mark of a waiter that was killed would cost every later
- *     commit a call; so a committer that woke nobody looks at one marked slot, each time at the next, and clears its
- *     bit under its lock if nobody holds that.
- *  W4 Every sleep is bounded: a second, after which the waiter looks again. A committer can be killed after it raised
- *     `visible` and before it woke; the file can be removed, or a sync fail, and no commit comes to tell.
- *  W5 Who may not write can leave no mark, and sleeps 5 ms (or shorter, if somebody with a mark is woken). What is
- *     newest it answers as km_begin() does: the words of control while a session lives, between two looks at the same
- *     epoch (O4 in open.c); otherwise the header and the frames, which are read again when the epoch, the header's
+ *  W1 [model: wait] A waiter sets its bit, full fence, then loads `visible`, and sleeps only if that is not newer than
+ *     what it waits for, and only while the word is what it judged. Without the fence it can look before its mark is
+ *     seen; with the last look before the mark, a commit between the two finds no mark: it wakes nobody, and the
+ *     waiter sleeps beside a commit. (Where a sleep compares the word once more, as on Linux, that would save it;
+ *     a system that sleeps on events compares nothing.)
+ *  W2 [model: wait] A committer raises `visible`, full fence, then reads the marks. Without the fence its look at the
+ *     marks can come before others see the new number, and it wakes nobody.
+ *  W3 [model: wait] A bit belongs to the holder of its SLOT lock, who alone clears it when it has done waiting, and when
+ *     it takes the slot, by operations that leave the other bits of the word alone. Nobody clears the mark of a living
+ *     waiter: one that was woken may be about to sleep again, on the new number, and the next commit would not wake
+ *     it. The mark of a waiter that was killed would cost every later commit a call; so a committer that woke nobody
+ *     looks at one marked slot, each time at the next, and clears its bit under its lock if nobody holds that.
+ *  W4 [model: wait] Every sleep is bounded: a second, after which the waiter looks again. A committer can be killed
+ *     after it raised `visible` and before it woke; the file can be removed, or a sync fail, and no commit comes to
+ *     tell.
+ *  W5 Who may not write can leave no mark, and sleeps 5 ms (or shorter, if somebody with a mark is woken). What is newest
+ *     it answers as km_begin() does: the words of control while a session lives, between two looks at the same epoch
+ *     (O4 in open.c); otherwise the header and the frames, which are read again when the epoch, the header's
  *     sequence or `appended` differ: a session may have come and gone between two looks.
  *
  * Before it sleeps a waiter spins, because a sleep and a wake cost more than a short wait. How long is learnt from the
