@@ -30,6 +30,8 @@
 
 #define ROUNDS 1000000u
 #define LIVE_ROUNDS 300000u
+#define LONGEST_NS 100000u
+#define COMMIT_NS 4000u /* about as long as a commit takes until it is visible */
 
 #define CROWD_PROCESSES 10
 #define CROWD_THREADS 10
@@ -62,7 +64,7 @@ static pid_t start(child_function *child, const void *context, uint64_t seed) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         signal(SIGALRM, SIG_DFL);
         signal(SIGTERM, SIG_DFL);
-        alarm(300);
+        alarm(550);
         child(context, seed);
         _exit(0);
     }
@@ -106,11 +108,14 @@ static km_map *child_open(const char *path, uint32_t flags) {
     return child_open_mode(path, KM_TRANSACTIONAL, flags);
 }
 
-/* The data begins with the number of its commit. */
-static void child_commit(km_map *map) {
+/* The data begins with the number of its commit. `about` (NULL allowed) becomes it when all is ready for the commit. */
+static void child_commit(km_map *map, _Atomic uint64_t *about) {
     child_must(km_begin(map, KM_WRITE));
     child_must(km_touch(map, 0, sizeof(uint64_t)));
     *(uint64_t *)km_data(map) = km_generation(map) + 1;
+    if (about != NULL) {
+        atomic_store(about, km_generation(map) + 1);
+    }
     child_must(km_commit(map));
 }
 
@@ -135,35 +140,31 @@ struct duel {
     uint32_t mode, flags[2];
     uint64_t rounds;
     unsigned number;
+    _Atomic uint64_t *about; /* the commit that is being made; shared by the two */
 };
 
-/* How long the other takes for its commit, as seen by who watches the word; at most a millisecond. */
-static uint64_t watch(const km_map *map, uint64_t generation) {
-    const uint64_t started = os_time_monotonic_ns();
-    uint64_t taken = 0;
-    while (taken < 1000000 && km__load(&map->control->visible) <= generation) {
-        taken = os_time_monotonic_ns() - started;
+/* Until the other is about to make its commit, but not for long: it may need this processor for it. */
+static void meet(const struct duel *duel, uint64_t generation) {
+    const uint64_t end = os_time_monotonic_ns() + LONGEST_NS;
+    while (atomic_load(duel->about) <= generation && os_time_monotonic_ns() < end) {
     }
-    return taken;
 }
 
 /* Commit when the generation is of one's own kind, else wait for the other's commit: mostly from about the time on when
- * it comes, so that it meets the last look, the mark, the beginning of the sleep, or nothing any more. */
+ * it comes, so that it meets the look, the mark, the beginning of the sleep, or nothing any more. */
 static void fight(const void *context, uint64_t seed) {
     const struct duel *duel = context;
     struct chance chance = {seed};
     sleeps_stretch(SECOND_NS, 5 * SECOND_NS);
     km_map *map = child_open_mode(duel->target, duel->mode, KM_CREATE | duel->flags[duel->number]);
-    uint64_t usual_ns = 20000;
     for (uint64_t generation = 0; generation < duel->rounds; generation++) {
         if (generation % 2 == duel->number) {
-            child_commit(map);
+            child_commit(map, duel->about);
             continue;
         }
-        if (chance_percent(&chance, 3)) {
-            usual_ns = watch(map, generation);
-        } else if (chance_percent(&chance, 75)) {
-            busy(usual_ns / 2 + chance_below(&chance, usual_ns + 1));
+        if (chance_percent(&chance, 75)) {
+            meet(duel, generation);
+            busy(chance_below(&chance, COMMIT_NS));
         }
         uint64_t now = 0;
         choose_spin(map, &chance);
@@ -185,6 +186,7 @@ static void have_a_duel(struct duel *duel) {
     struct chance chance = {chance_seed()};
     sleeps_reset();
     pid_t children[2];
+    duel->about = shared(sizeof *duel->about);
     for (unsigned i = 0; i < 2; i++) {
         duel->number = i;
         children[i] = start(fight, duel, chance_next(&chance));
@@ -199,6 +201,7 @@ static void have_a_duel(struct duel *duel) {
     assert_true(sleeps->woken > 0);
     assert_int_equal(check_info(map).generation, duel->rounds);
     must(km_close(map));
+    munmap(duel->about, sizeof *duel->about);
 }
 
 static void no_wake_is_lost_in_a_million_random_rounds(void **state) {
@@ -413,7 +416,7 @@ static void have_a_session(const void *context, uint64_t seed) {
     struct chance chance = {seed};
     km_map *map = child_open(sessions->path, chance_percent(&chance, 80) ? KM_LAZY : 0);
     for (uint64_t commits = chance_below(&chance, 12); commits > 0; commits--) {
-        child_commit(map);
+        child_commit(map, NULL);
         busy(chance_below(&chance, 300000));
     }
     if (chance_percent(&chance, 30)) {
@@ -453,7 +456,7 @@ static void readers_follow_sessions_that_come_go_and_die(void **state) {
 }
 
 int main(void) {
-    scratch_time_limit(400);
+    scratch_time_limit(580);
     objects_start();
     sleeps_start();
     const struct CMUnitTest tests[] = {

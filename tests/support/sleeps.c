@@ -8,13 +8,11 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <linux/futex.h>
-#include <stdarg.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "map/control.h"
 
@@ -50,7 +48,7 @@ static void raise_to(_Atomic uint64_t *counter, uint64_t value) {
     }
 }
 
-static long sleep_on(const _Atomic uint32_t *word, long expected, const struct timespec *timeout) {
+static long sleep_on(const _Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout) {
     const uint64_t asked = (uint64_t)timeout->tv_sec * NS_PER_SECOND + (uint64_t)timeout->tv_nsec;
     atomic_fetch_add(&sleeps->sleeps, 1);
     raise_to(&sleeps->longest_ns, asked);
@@ -62,32 +60,28 @@ static long sleep_on(const _Atomic uint32_t *word, long expected, const struct t
     const uint64_t time = asked >= atomic_load(&stretch_from) ? atomic_load(&stretch_to) : asked;
     const struct timespec stretched = {.tv_sec = (time_t)(time / NS_PER_SECOND),
                                        .tv_nsec = (long)(time % NS_PER_SECOND)};
-    const long result = real()(SYS_futex, word, FUTEX_WAIT, expected, &stretched, NULL, 0);
-    if (result != 0 && errno == ETIMEDOUT && atomic_load(word) != (uint32_t)expected)
+    const long result = real()(SYS_futex, word, FUTEX_WAIT, (long)expected, &stretched, NULL, 0);
+    if (result != 0 && errno == ETIMEDOUT && atomic_load(word) != expected)
         atomic_fetch_add(&sleeps->lost, 1);
     if (result != 0 && errno == EAGAIN)
         atomic_fetch_add(&sleeps->late, 1);
     return result;
 }
 
-__attribute__((visibility("default"))) long syscall(long number, ...) {
-    long words[6];
-    va_list arguments;
-    va_start(arguments, number);
-    for (int i = 0; i < 6; i++)
-        words[i] = va_arg(arguments, long);
-    va_end(arguments);
-    if (number == SYS_futex && sleeps != NULL && is_waited_on((const void *)words[0])) {
-        if (words[1] == FUTEX_WAIT)
-            return sleep_on((const _Atomic uint32_t *)words[0], words[2], (const struct timespec *)words[3]);
-        if (words[1] == FUTEX_WAKE) {
-            const long woken = real()(number, words[0], words[1], words[2], words[3], words[4], words[5]);
+/* As the C library has it: all callers' arguments are words, and those that a call does not have are not looked at. No
+ * header that declares it with "..." is included, because walking arguments that were not given is not allowed. */
+__attribute__((visibility("default"))) long syscall(long number, long a, long b, long c, long d, long e, long f) {
+    if (number == SYS_futex && sleeps != NULL && is_waited_on((const void *)a)) {
+        if ((int)b == FUTEX_WAIT)
+            return sleep_on((const _Atomic uint32_t *)a, (uint32_t)c, (const struct timespec *)d);
+        if ((int)b == FUTEX_WAKE) {
+            const long woken = real()(number, a, b, c, d, e, f);
             atomic_fetch_add(&sleeps->wakes, 1);
             atomic_fetch_add(&sleeps->woken, (uint64_t)(woken > 0 ? woken : 0));
             return woken;
         }
     }
-    return real()(number, words[0], words[1], words[2], words[3], words[4], words[5]);
+    return real()(number, a, b, c, d, e, f);
 }
 
 void sleeps_start(void) {
