@@ -12,17 +12,17 @@
  *     a system that sleeps on events compares nothing.)
  *  W2 [model: wait] A committer raises `visible`, full fence, then reads the marks. Without the fence its look at the
  *     marks can come before others see the new number, and it wakes nobody.
- *  W3 [model: wait] A bit belongs to the holder of its SLOT lock, who alone clears it when it has done waiting, and when
- *     it takes the slot, by operations that leave the other bits of the word alone. Nobody clears the mark of a living
- *     waiter: one that was woken may be about to sleep again, on the new number, and the next commit would not wake
- *     it. The mark of a waiter that was killed would cost every later commit a call; so a committer that woke nobody
- *     looks at one marked slot, each time at the next, and clears its bit under its lock if nobody holds that.
+ *  W3 [model: wait] A bit belongs to the holder of its SLOT lock, who alone clears it when it has done waiting, and
+ *     when it takes the slot, by operations that leave the other bits of the word alone. Nobody clears the mark of a
+ *     living waiter: one that was woken may be about to sleep again, on the new number, and the next commit would not
+ *     wake it. The mark of a waiter that was killed would cost every later commit a call; so a committer that woke
+ *     nobody looks at one marked slot, each time at the next, and clears its bit under its lock if nobody holds that.
  *  W4 [model: wait] Every sleep is bounded: a second, after which the waiter looks again. A committer can be killed
  *     after it raised `visible` and before it woke; the file can be removed, or a sync fail, and no commit comes to
  *     tell.
- *  W5 Who may not write can leave no mark, and sleeps 5 ms (or shorter, if somebody with a mark is woken). What is newest
- *     it answers as km_begin() does: the words of control while a session lives, between two looks at the same epoch
- *     (O4 in open.c); otherwise the header and the frames, which are read again when the epoch, the header's
+ *  W5 Who may not write can leave no mark, and sleeps 5 ms (or shorter, if somebody with a mark is woken). What is
+ *     newest it answers as km_begin() does: the words of control while a session lives, between two looks at the same
+ *     epoch (O4 in open.c); otherwise the header and the frames, which are read again when the epoch, the header's
  *     sequence or `appended` differ: a session may have come and gone between two looks.
  *
  * Before it sleeps a waiter spins, because a sleep and a wake cost more than a short wait. How long is learnt from the
