@@ -54,6 +54,44 @@ lines() {
     [ -e "$1" ] && [ "$(wc -l <"$1")" -ge "$2" ]
 }
 
+# ---- counter and count -----------------------------------------------------------------------------------------------
+
+@test "counter counts its runs, and a killed run counts once or not at all" {
+    local i before now
+    for i in 1 2 3; do
+        same "run number $i" "$(example counter)"
+    done
+    for i in 1 2 3 4 5 6 7 8; do
+        start counter
+        sleep "0.00$i"
+        kill -KILL "$STARTED" 2>/dev/null || true # it may be done
+        wait "$STARTED" 2>/dev/null || true
+        now=$(example counter)
+        now=${now#run number }
+        before=${before:-3}
+        [ "$now" -eq $((before + 1)) ] || [ "$now" -eq $((before + 2)) ]
+        before=$now
+    done
+    expect 0 verify counter.km
+}
+
+@test "count counts a text once, however often it is killed" {
+    local i
+    seq -f 'line %.0f of the text' 5000 >text
+    for i in 1 2 3 4 5; do
+        start count m.km text 1000 5
+        sleep 0.1
+        kill_started "$STARTED"
+    done
+    example count m.km text 1000 >killed
+    example count calm.km text >calm
+    cmp calm killed
+    same "$(wc -lwc <text | awk '{ print "bytes " $3; print "lines " $1; print "words " $2 }')" "$(head -n 3 killed)"
+    grep -q 'goes on at byte [1-9]' words
+    refuses 2 usage count m.km
+    refuses 1 'no-text' count m.km no-text
+}
+
 # ---- config ----------------------------------------------------------------------------------------------------------
 
 @test "config keeps what is set, and tells what is not there" {
