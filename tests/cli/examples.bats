@@ -5,21 +5,11 @@
 
 load helper
 
-# A directory of our own for objects of the paging file; it must be on a tmpfs.
-setup_file() {
-    OBJECTS=$(mktemp -d /dev/shm/keepmap-examples.XXXXXX)
-    export OBJECTS
-}
-
-teardown_file() {
-    rm -rf "$OBJECTS"
-}
-
 # example NAME ARGUMENTS...: one of the programs, bounded in time.
 example() {
     local name=$1
     shift
-    KEEPMAP_SHM=$OBJECTS timeout --kill-after=5 60 "$(dirname "$KEEPMAP")/examples/$name" "$@" 3>&-
+    timeout --kill-after=5 60 "$(dirname "$KEEPMAP")/examples/$name" "$@" 3>&-
 }
 
 # start NAME ARGUMENTS...: the same in the background, with the present standard input; what it prints is added to the
@@ -27,7 +17,7 @@ example() {
 start() {
     local name=$1
     shift
-    KEEPMAP_SHM=$OBJECTS "$(dirname "$KEEPMAP")/examples/$name" "$@" <&0 >>output 2>>words 3>&- 7>&- &
+    "$(dirname "$KEEPMAP")/examples/$name" "$@" <&0 >>output 2>>words 3>&- 7>&- &
     STARTED=$!
     PIDS+=("$STARTED")
 }
@@ -171,7 +161,7 @@ configuration 3\n  colour = green\n  size = 7\n' | sort | sed 'p')" "$(sort outp
     refuses 1 schema config other.km get key
     keepmap create small.km --size 100 --schema example-config:1 --quiet
     refuses 1 'too small' config small.km get key
-    local i full=$OBJECTS/full.km # where nothing waits for a disk
+    local i full=$KEEPMAP_SHM/full.km # where nothing waits for a disk
     for ((i = 0; i < 64; i++)); do
         example config "$full" set "key $i" "$i"
     done
@@ -265,7 +255,7 @@ count_together() {
     refuses 1 'metrics: m.km' metrics m.km show
     keepmap create other.km --size 1M --schema example-metrics:1 --quiet
     refuses 1 'not a map of metrics' metrics other.km show
-    local i full=$OBJECTS/full.metrics # where nothing waits for a disk
+    local i full=$KEEPMAP_SHM/full.metrics # where nothing waits for a disk
     for ((i = 0; i < 255; i++)); do
         example metrics "$full" count "name$i"
     done
@@ -305,7 +295,7 @@ sent() {
     start ring 'Local\ring' send < <(seq 10)
     local sender=$STARTED
     # Until it has attached there would be two maps of one name, one after the other.
-    wait_until eval '[ -n "$(KEEPMAP_SHM=$OBJECTS keepmap list)" ]'
+    wait_until eval '[ -n "$(keepmap list)" ]'
     same "$(seq 10)" "$(example ring 'Local\ring' receive 10)"
     wait "$sender"
 }
