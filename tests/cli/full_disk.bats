@@ -27,6 +27,39 @@ fill() {
     expect 0 create disk/m.km --size 64K --journal 64K
 }
 
+@test "at create --live and --raw, which take all of their space, nothing is left behind" {
+    small_disk_with_holes 8M
+    local kind
+    for kind in --live --raw; do
+        attempt create disk/m.km --size 64M $kind
+        says_full
+        [ -z "$(ls -A disk | grep -v lost+found)" ]
+    done
+    # As their space is theirs, a full disk is no fault for stores.
+    keepmap create disk/live.km --size 1M --live --quiet
+    keepmap create disk/m.raw --size 1M --raw --quiet
+    fill disk
+    noise 1048576 >input
+    keepmap write disk/live.km --quiet <input
+    keepmap write disk/m.raw --raw --quiet <input
+    keepmap read disk/live.km | cmp - input
+    cmp disk/m.raw input
+    expect 0 verify disk/live.km
+}
+
+@test "at create --from nothing is left behind" {
+    small_disk_with_holes 8M
+    noise 6000000 >input
+    local kind
+    for kind in "" --live --raw; do
+        head -c 6M /dev/zero >disk/filler
+        # shellcheck disable=SC2086
+        attempt create disk/m.km --from input --quiet $kind
+        says_full
+        same filler "$(ls disk | grep -v lost+found)"
+    done
+}
+
 @test "at commit the map stays at its last commit" {
     small_disk 4m
     keepmap create disk/m.km --size 1M --journal 64K --quiet

@@ -9,7 +9,7 @@ load helper
 refuses() {
     local before verb
     [ -f "$3" ] && before=$(checksum "$3")
-    for verb in info read write verify log who sync checkpoint; do
+    for verb in info read write verify log who watch sync checkpoint client; do
         refused "$1" "$2" "$verb" "$3" || return 1
         [[ $stderr == "keepmap: $verb $3: "* ]] || {
             echo "not in the usual form: $stderr" >&2
@@ -17,12 +17,15 @@ refuses() {
         }
     done
     refused "$1" "$2" grow "$3" 1M || return 1
+    refused "$1" "$2" copy "$3" refused.copy || return 1
+    [ ! -e refused.copy ] || return 1
     [ ! -f "$3" ] || same "$before" "$(checksum "$3")"
 }
 
 @test "a file that does not exist" {
-    refuses 3 "keepmap create" missing.km
+    refuses 3 "" missing.km
     refuses 3 "" missing/missing.km
+    refused 3 "'keepmap create' makes a new map" info missing.km
     [ -z "$(ls -A "$DIR")" ]
 }
 
@@ -102,7 +105,7 @@ refuses() {
     header m.km both feature_readonly 0x20
     local before verb
     before=$(checksum m.km)
-    for verb in info read verify log who; do
+    for verb in info read verify log who client; do
         expect 0 "$verb" m.km
     done
     same "generation 1" "$(keepmap read m.km --length 12)"
@@ -164,23 +167,56 @@ refuses() {
     expect 0 info m.km --any-filesystem
 }
 
+@test "live maps: a cut file, damaged headers and fields that do not fit" {
+    make_map l.km --live
+    local full change
+    full=$(stat -c %s l.km)
+    for change in 1 4096 8192 65536 131072 $((full - 4096)) $((full - 1)); do
+        head -c "$change" l.km >short
+        refuses 5 "" short
+    done
+    for change in "data_size 0" "data_size 0xffffffffffffffff" "data_offset 1" "journal_size 65536" "table_offset 0" \
+        "generation 1 journal_position 8" "target 5" "feature_incompatible 1"; do
+        cp l.km m.km
+        # shellcheck disable=SC2086
+        header m.km both $change
+        attempt info m.km
+        [[ $status -ge 5 && $status -le 6 && $stderr == "keepmap: info m.km: "* ]] || {
+            echo "with $change: $status $stderr" >&2
+            return 1
+        }
+    done
+    flip l.km 300
+    flip l.km $((4096 + 300))
+    refuses 5 "" l.km
+}
+
 @test "random damage never crashes the tool" {
     make_map m.km
     crash m.km commit commit
-    local seed=${KEEPMAP_SEED:-$RANDOM} round verb
+    make_map live.km --live
+    crash live.km commit write store
+    local seed=${KEEPMAP_SEED:-$RANDOM} round verb map
     echo "KEEPMAP_SEED=$seed"
     RANDOM=$seed
-    for ((round = 0; round < 25; round++)); do
-        cp m.km damaged.km
+    for ((round = 0; round < 30; round++)); do
+        map=m.km
+        [ $((round % 3)) != 2 ] || map=live.km
+        cp $map damaged.km
         flip damaged.km $(((RANDOM * 32768 + RANDOM) % 65536))
         flip damaged.km $((RANDOM % 8192))
-        flip damaged.km $(($(header m.km a journal_offset) + RANDOM % 1000))
+        [ $map = live.km ] || flip damaged.km $(($(header m.km a journal_offset) + RANDOM % 1000))
         local before
         before=$(checksum damaged.km)
-        for verb in info read verify log who; do
-            attempt "$verb" damaged.km
+        for verb in info read verify log who client; do
+            attempt "$verb" damaged.km --timeout 0.1
             [ "$status" -le 7 ]
         done
+        attempt copy damaged.km damaged.copy
+        [ "$status" -le 7 ]
+        rm -f damaged.copy
+        attempt watch damaged.km --since 0 --count 1 --timeout 0.1
+        [ "$status" -le 7 ]
         same "$before" "$(checksum damaged.km)"
         attempt sync damaged.km
         [ "$status" -le 7 ]

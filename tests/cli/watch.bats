@@ -14,7 +14,8 @@ has_lines() {
 commits() {
     local i
     for ((i = 0; i < $2; i++)); do
-        printf '%s' "$RANDOM$i$RANDOM" | keepmap write "$1" --quiet
+        # No two in a row are equal, whoever makes them: an equal one would be no commit.
+        printf '%s' "$BASHPID $i" | keepmap write "$1" --quiet
     done
 }
 
@@ -93,10 +94,6 @@ commits() {
         writers+=("$!")
     done
     wait "${writers[@]}"
-    # Two writers can have stored the same; so many commits as there were.
-    local made
-    made=$(($(keepmap info m.km --json | jq .generation) - 1))
-    [ "$made" -ge 60 ] || skip "two of the random commits were equal"
     ended 0 "$STARTED"
     same "$(seq 2 61 | xargs)" "$(jq -r 'range(.first_generation; .generation + 1)' watcher.out | xargs)"
 }
