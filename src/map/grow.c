@@ -305,6 +305,8 @@ int km_grow(km_map *map, uint64_t size) {
         result = km__error(KM_EMISUSE, "%s: km_grow() inside a transaction: end it first", map->path);
     else if (size == 0 || size > KM__SIZE_MAX)
         result = km__error(KM_ESIZE, "%s: sizes go from 1 to %" PRIu64 " bytes", map->path, (uint64_t)KM__SIZE_MAX);
+    if (result == 0) /* taking space for a file that was cut short would make it longer again */
+        result = km__still_there(map);
     if (result == 0 && (map->flags & KM_CHECK) != 0 && !km__is_live(map))
         result = km__check_stray(map);
     if (result == 0 && km__is_live(map))
