@@ -26,8 +26,8 @@ int km__enter_lost(km_map *map) {
 
 int km__enter(km_map *map) {
     int result = km__enter_lost(map);
-    if (result == 0 && map->faulted)
-        return km__leave(map, 0);
+    if (result == 0 && km__guard_check(map) != 0)
+        return km__leave(map, 0); /* which says it again */
     if (result == 0 && map->lost) {
         result =
             km__error(KM_ESTALE, "%s: the file behind this handle is gone: close it and open the map again", map->path);
