@@ -16,7 +16,7 @@
 static char base[64];
 
 void objects_start(void) {
-    snprintf(base, sizeof base, "/dev/shm/keepmap-test-XXXXXX");
+    snprintf(base, sizeof base, "/dev/shm/keepmap-objects-XXXXXX");
     if (mkdtemp(base) == NULL || chmod(base, 01777) != 0 || setenv("KEEPMAP_SHM", base, 1) != 0) {
         perror(base);
         abort();
