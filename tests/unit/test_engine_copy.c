@@ -98,7 +98,20 @@ static void a_copy_can_be_copied(void **state) {
     free(bytes);
 }
 
-/* What was never stored takes no space, and neither does what became zeros again. */
+/* Whether files here can share blocks. */
+static bool shares_blocks(const char *path) {
+    struct os_file *from = NULL, *to = NULL;
+    must(os_file_open(&from, path, false));
+    must(os_file_create(&to, scratch_path("probe"), 0600));
+    must(os_file_resize(to, KM__ALIGN));
+    const int result = os_file_clone_range(from, 0, to, 0, KM__ALIGN);
+    assert_true(result == 0 || result == KM_EUNSUPPORTED);
+    os_file_close(from);
+    os_file_close(to);
+    return result == 0;
+}
+
+/* What was never stored takes no space, and neither does what became zeros again, unless the blocks are shared. */
 static void holes_stay_holes(void **state) {
     (void)state;
     const uint64_t size = UINT64_C(64) << 20;
@@ -116,7 +129,7 @@ static void holes_stay_holes(void **state) {
     assert_int_equal(stat(path, &b), 0);
     assert_true(b.st_blocks <= a.st_blocks);
     if (a.st_blocks * 512 < (off_t)size) /* not where reading a hole through a mapping takes space */
-        assert_true(b.st_blocks * 512 < (2 << 20));
+        assert_true(b.st_blocks * 512 < (shares_blocks(from) ? 8 << 20 : 2 << 20));
     unsigned char *bytes = copies_shown_by(map);
     copies_expect(path, bytes, size, 5);
     must(km_close(map));
