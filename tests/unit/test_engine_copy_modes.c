@@ -13,12 +13,11 @@
 #include "map/map.h"
 #include "support/chance.h"
 #include "support/check.h"
+#include "support/objects.h"
 #include "support/scratch.h"
 
 #define PAGES 600u /* more than what is copied in one go */
 #define SIZE (PAGES * KM_PAGE_SIZE - 100)
-
-static char objects[] = "/dev/shm/keepmap-test-XXXXXX"; /* where this test's objects are */
 
 static km_map *open_mode(const char *path, uint32_t mode, uint64_t size, uint32_t flags) {
     km_map *map = NULL;
@@ -318,6 +317,7 @@ static void an_object_can_be_copied_to_a_file_and_not_the_other_way(void **state
         must_fail(km_copy(map, "Local\\copied"), KM_EINVAL);
         must_fail(km_copy(map, "local\\other"), KM_EINVAL);
         must(km_close(map));
+        assert_int_equal(objects_left(), 0);
         map = check_open(path, 0, 0);
         assert_int_equal(km_generation(map), 1);
         must(km_begin(map, KM_READ));
@@ -465,18 +465,9 @@ static void a_file_that_became_shorter_is_refused(void **state) {
     }
 }
 
-static void remove_objects(void) {
-    char path[100];
-    snprintf(path, sizeof path, "%s/keepmap-%u", objects, (unsigned)geteuid());
-    rmdir(path);
-    rmdir(objects);
-}
-
 int main(void) {
     scratch_time_limit(120);
-    if (mkdtemp(objects) == NULL)
-        return 1;
-    setenv("KEEPMAP_SHM", objects, 1);
+    objects_start();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_live_map_in_use_is_copied_and_sealed),
         cmocka_unit_test(a_live_map_that_is_sealed_is_checked),
@@ -494,7 +485,5 @@ int main(void) {
         cmocka_unit_test(what_no_map_can_begin_with_is_refused),
         cmocka_unit_test(a_file_that_became_shorter_is_refused),
     };
-    const int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    remove_objects();
-    return failed;
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }
