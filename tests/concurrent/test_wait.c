@@ -150,6 +150,15 @@ static void meet(const struct duel *duel, uint64_t generation) {
     }
 }
 
+/* Between the last look and the sleep: what may come now must not be slept over. */
+static void linger(void *context) {
+    struct chance *chance = context;
+    if (chance_percent(chance, 30)) {
+        sched_yield();
+    }
+    busy(chance_below(chance, 10 * COMMIT_NS));
+}
+
 /* Commit when the generation is of one's own kind, else wait for the other's commit: mostly from about the time on when
  * it comes, so that it meets the look, the mark, the beginning of the sleep, or nothing any more. */
 static void fight(const void *context, uint64_t seed) {
@@ -165,6 +174,9 @@ static void fight(const void *context, uint64_t seed) {
         if (chance_percent(&chance, 75)) {
             meet(duel, generation);
             busy(chance_below(&chance, COMMIT_NS));
+        }
+        if (chance_percent(&chance, 10)) {
+            sleeps_before(linger, &chance);
         }
         uint64_t now = 0;
         choose_spin(map, &chance);
@@ -198,7 +210,7 @@ static void have_a_duel(struct duel *duel) {
             (unsigned long long)sleeps->woken);
     assert_int_equal(sleeps->lost, 0);
     assert_true(sleeps->sleeps > duel->rounds / 100); /* it is no test of spinning alone */
-    assert_true(sleeps->woken > 0);
+    assert_true(sleeps->late > 0 && sleeps->woken > 0);
     assert_int_equal(check_info(map).generation, duel->rounds);
     must(km_close(map));
     munmap(duel->about, sizeof *duel->about);
@@ -388,7 +400,8 @@ struct sessions {
     _Atomic uint64_t last; /* the generation after which nothing more comes; 0: not known yet */
 };
 
-/* Whatever begins, ends and dies above: numbers only go up, a begin shows at least what was told, the last comes. */
+/* Whatever begins, ends and dies above: numbers only go up, a begin shows at least what was told, and the last one
+ * comes. */
 static void read_on(const void *context, uint64_t seed) {
     const struct sessions *sessions = *(struct sessions *const *)context;
     struct chance chance = {seed};
