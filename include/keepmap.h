@@ -130,8 +130,10 @@ enum km_mode {
      *
      * Before a power cut the kernel may have written any page at any time: after one, the data is whatever mixture
      * was on the disk. km_verify() names the pages that differ from the last seal (KM_ECHANGED), and the next writer
-     * is told (KM_EABANDONED). KM_COMPRESS and KM_FULL_PAGES are refused at creation; KM_LAZY, KM_DECLARED and KM_CHECK
-     * mean nothing.
+     * is told (KM_EABANDONED); the generation goes back to that of the last seal. A seal gives whatever stands there a
+     * fresh checksum. So what the disk changed in a sealed map is found by km_verify() before it is opened for writing,
+     * or by that open with KM_CHECK (KM_ECORRUPT), which reads all pages; afterwards it cannot be told from a store.
+     * KM_COMPRESS and KM_FULL_PAGES are refused at creation; KM_LAZY and KM_DECLARED mean nothing.
      */
     KM_LIVE = 1,
     /**
@@ -163,7 +165,7 @@ enum km_flags {
     KM_DECLARED = 1u << 4,
     /** Each begin searches for stores made outside a write transaction, refuses with KM_ESTRAY and takes them back.
      *  (A page that others have changed and checkpointed since cannot be judged any more: stores to it are taken
-     *  back in silence.) */
+     *  back in silence.) In a live map: an open for writing checks all pages, if the map is sealed. */
     KM_CHECK = 1u << 5,
     /** Creation: frames are compressed with zlib where that makes them shorter. */
     KM_COMPRESS = 1u << 6,
@@ -231,12 +233,12 @@ typedef struct km_map km_map;
 KM_API int km_open(km_map **map, const char *target, const struct km_options *options);
 
 /**
- * Detach. An open transaction is aborted. The last handle that may write makes everything durable, lazy commits
- * included, before this returns 0; it brings home up to the newest commit that no reader holds back, and marks the
- * map clean if that was the newest of all. The handle is gone whatever is returned, but for KM_EMISUSE (another thread
- * is inside a call on it). `map` may be NULL. Errors: KM_EBUSY, KM_ENOSPACE, KM_ENOMEM, KM_ECORRUPT, KM_EJOURNAL (the
- * map is as it was, every commit of this handle durable, but not marked clean: the next to open it recovers it),
- * KM_EIO, KM_ESTALE.
+ * Detach. An open transaction is aborted. The last handle that may write (of a live map: seals it, and so) makes
+ * everything durable, lazy commits included, before this returns 0; it brings home up to the newest commit that no
+ * reader holds back, and marks the map clean if that was the newest of all. The handle is gone whatever is returned,
+ * but for KM_EMISUSE (another thread is inside a call on it). A raw map is left to the system to write, some time: see
+ * km_sync(). `map` may be NULL. Errors: KM_EBUSY, KM_ENOSPACE, KM_ENOMEM, KM_ECORRUPT, KM_EJOURNAL (the map is as it
+ * was, every commit of this handle durable, but not marked clean: the next to open it recovers it), KM_EIO, KM_ESTALE.
  */
 KM_API int km_close(km_map *map);
 
@@ -253,7 +255,8 @@ KM_API void *km_data(km_map *map);
  *  for a NULL map. */
 KM_API uint64_t km_size(km_map *map);
 
-/** The generation that the handle stands at: that of its last begin or commit; 0 for a NULL map. */
+/** The generation that the handle stands at: that of its last begin or commit (live maps: or km_wait()); 0 for a NULL
+ *  map. */
 KM_API uint64_t km_generation(km_map *map);
 
 /**
@@ -342,10 +345,12 @@ KM_API int km_wait(km_map *map, uint64_t after, uint32_t timeout_ms, uint64_t *n
  * UUID) with the same data, size, max_size, schema, checksums, mode and permissions, closed clean and checkpointed;
  * its generation goes on from the copied one. Every page is checked on the way. Holes stay holes, and where the file
  * system can share blocks between files it does. It appears whole and durable or not at all. A live map is copied
- * under the writer's lock and sealed in the copy; stores made without that lock may be caught half-way. A raw map is
- * copied byte by byte. Errors: KM_EEXISTS, KM_EINVAL (an object backed by the paging file: it would end at once),
- * KM_ECORRUPT, KM_EBUSY, KM_EMISUSE (in a write transaction), KM_ENOSPACE, KM_EACCESS, KM_EIO, KM_ENOMEM, KM_ESTALE,
- * KM_EFORKED.
+ * under the writer's lock and sealed in the copy; stores made without that lock may be caught half-way, and the copy
+ * of a map whose last writer died tells its first writer so (KM_EABANDONED). A raw map is copied byte by byte. Errors:
+ * KM_EEXISTS, KM_EINVAL (an object backed by the paging file: it would end at once), KM_ECORRUPT, KM_EJOURNAL (the
+ * digest does not match), KM_EFEATURE (it has a feature that a writer must know, in a handle with KM_READONLY),
+ * KM_EBUSY, KM_EMISUSE (in a write transaction), KM_ENOTFOUND (no such directory), KM_ENOSPACE, KM_EACCESS, KM_EIO,
+ * KM_ENOMEM, KM_ESTALE, KM_EFORKED.
  */
 KM_API int km_copy(km_map *map, const char *target);
 
@@ -467,8 +472,10 @@ struct km_user {
     char process_name[64]; /**< empty when the system does not tell */
 };
 
-/** Call `each` for every attached handle that may write. A result other than 0 ends it with KM_ECANCELED. Raw maps keep
- *  no list (KM_EUNSUPPORTED): km_get_info() counts their handles. */
+/**
+ * Call `each` for every attached handle that may write. A result other than 0 ends it with KM_ECANCELED. Allowed at any
+ * time, also inside a transaction. Raw maps keep no list (KM_EUNSUPPORTED): km_get_info() counts their handles.
+ */
 typedef int km_who_function(void *context, const struct km_user *user);
 KM_API int km_who(km_map *map, km_who_function *each, void *context);
 

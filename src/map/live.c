@@ -103,18 +103,57 @@ static void keep_holder(struct km__control *control, bool same, bool sealed) {
     atomic_store(&control->boot[1], now[1]);
 }
 
+/* Whether pages [first, first + count) are a hole. */
+static int is_hole(km_map *map, uint64_t first, uint64_t count, bool *hole) {
+    uint64_t start = 0, stop = 0;
+    const uint64_t from = map->header.data_offset + first * KM__PAGE, end = from + count * KM__PAGE;
+    const int result = os_file_next_data(map->file, from, end, &start, &stop);
+    *hole = result == 0 && start >= end;
+    return result;
+}
+
+static int page_is_sealed(km_map *map, uint64_t page, uint32_t found) {
+    const uint32_t stored = km__table_entry(map, page);
+    if (found == stored)
+        return 0;
+    return km__error(KM_ECORRUPT,
+                     "%s: page %" PRIu64 " (bytes from %" PRIu64 ") has checksum %08" PRIx32
+                     ", the table says %08" PRIx32 ": the disk changed it; run keepmap verify, restore it from a copy",
+                     map->path, page, page * KM__PAGE, found, stored);
+}
+
+/* With KM_CHECK, before the flag of a sealed map goes: after that nobody can tell damage from stores. */
+static int check_sealed(km_map *map) {
+    const uint64_t pages = km__pages_of(map->header.data_size);
+    unsigned char bytes[KM__PAGE];
+    bool hole = false;
+    int result = 0;
+    for (uint64_t page = 0; page < pages && result == 0; page++) {
+        if (page % ENTRIES == 0)
+            result = is_hole(map, page, pages - page < ENTRIES ? pages - page : ENTRIES, &hole);
+        if (result == 0 && !hole)
+            result = os_file_read(map->file, map->header.data_offset + page * KM__PAGE, bytes, sizeof bytes);
+        if (result == 0)
+            result = page_is_sealed(map, page, hole ? 0 : km__checksum_page(map->header.checksum_kind, bytes));
+    }
+    return result;
+}
+
 int km__live_rebuild(km_map *map, struct km__slots *slots) {
     struct km__control *control = map->control;
     struct km__header header = slots->slot[slots->chosen];
     const uint64_t generation = km__live_generation(map, &header);
     const bool same = same_boot(control);
     int result = 0;
-    if (km__is_new(&header))
+    const bool sealed = (header.flags & KM__HEADER_CLEAN) != 0;
+    if (sealed && (map->flags & KM_CHECK) != 0 && header.checksum_kind != KM_CHECKSUM_NONE)
+        result = check_sealed(map);
+    if (result == 0 && km__is_new(&header))
         result = os_file_sync_name(map->file, map->path); /* O8 */
     if (result != 0)
         return result;
     km__control_clear(control, generation);
-    keep_holder(control, same, (header.flags & KM__HEADER_CLEAN) != 0);
+    keep_holder(control, same, sealed);
     header.flags &= ~(uint64_t)KM__HEADER_CLEAN;
     result = km__slots_store_both(map, slots, &header); /* S1; written anew in any case: see O2 */
     if (result != 0)
@@ -228,7 +267,7 @@ int km__live_end(km_map *map, bool keep) {
     const bool writing = map->access == KM_WRITE;
     map->access = 0;
     if (!writing)
-        return 0;
+        return (map->flags & KM_GUARD) != 0 ? km__still_there(map) : 0;
     int result = km__still_there(map);
     if (map->lost) {
         km__unlock(map, KM__WRITER);
@@ -247,15 +286,6 @@ int km__live_end(km_map *map, bool keep) {
 }
 
 /* ---- seal -------------------------------------------------------------------------------------------------------- */
-
-/* Whether a page of the table and the data that it is about are all holes: zeros that match (S4). */
-static int is_hole(km_map *map, uint64_t first, uint64_t count, bool *hole) {
-    uint64_t start = 0, stop = 0;
-    const uint64_t from = map->header.data_offset + first * KM__PAGE, end = from + count * KM__PAGE;
-    const int result = os_file_next_data(map->file, from, end, &start, &stop);
-    *hole = result == 0 && start >= end;
-    return result;
-}
 
 /* The entries of pages [first, first + count), written where they changed. */
 static int seal_block(km_map *map, uint64_t first, uint64_t count, uint64_t *digest) {
