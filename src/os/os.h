@@ -13,8 +13,8 @@
  * os_file_open(), _create(), _publish(), _sync_name(), _is_at() and _remove().
  *
  * What a system must keep:
- *  - os_file_write() is seen at once by every os_region and by the clean pages of every os_view of the same file, in
- *    every process (a coherent page cache).
+ *  - os_file_write() is seen at once by every os_region and by the clean pages of every os_view of the same file, and
+ *    stores through a shared view by os_file_read() and by every other view, in every process (a coherent page cache).
  *  - What an os_sync function covered survives a power cut when it returned 0. What it did not cover may survive or
  *    not, sector by sector, in any order. A failed sync leaves it open which of it survives, now and for ever.
  *  - Locks end with the process that holds them, however it ends, and are never inherited by its children.
@@ -124,7 +124,7 @@ bool os_file_is_volatile(const struct os_file *file);
 /**
  * Let a range of `to` share the blocks of a range of `from`, as a copy that takes neither space nor time. Both files
  * were written through this interface or synced before. KM_EUNSUPPORTED where the file system cannot, or cannot with
- * these ranges: the caller copies the bytes. KM_ENOSPACE, KM_EIO.
+ * these ranges; a part may have been done: the caller copies the bytes. KM_ENOSPACE, KM_EIO.
  */
 int os_file_clone_range(struct os_file *from, uint64_t from_offset, struct os_file *to, uint64_t to_offset,
                         uint64_t length);
