@@ -48,6 +48,12 @@ static void raise_to(_Atomic uint64_t *counter, uint64_t value) {
     }
 }
 
+/* Asked of the system, because the page may be gone with its file. */
+static bool has_changed(const _Atomic uint32_t *word, uint32_t expected) {
+    const struct timespec none = {0};
+    return real()(SYS_futex, word, FUTEX_WAIT, (long)expected, &none, NULL, 0) != 0 && errno == EAGAIN;
+}
+
 static long sleep_on(const _Atomic uint32_t *word, uint32_t expected, const struct timespec *timeout) {
     const uint64_t asked = (uint64_t)timeout->tv_sec * NS_PER_SECOND + (uint64_t)timeout->tv_nsec;
     atomic_fetch_add(&sleeps->sleeps, 1);
@@ -61,10 +67,10 @@ static long sleep_on(const _Atomic uint32_t *word, uint32_t expected, const stru
     const struct timespec stretched = {.tv_sec = (time_t)(time / NS_PER_SECOND),
                                        .tv_nsec = (long)(time % NS_PER_SECOND)};
     const long result = real()(SYS_futex, word, FUTEX_WAIT, (long)expected, &stretched, NULL, 0);
-    if (result != 0 && errno == ETIMEDOUT && atomic_load(word) != expected)
-        atomic_fetch_add(&sleeps->lost, 1);
     if (result != 0 && errno == EAGAIN)
         atomic_fetch_add(&sleeps->late, 1);
+    if (result != 0 && errno == ETIMEDOUT && has_changed(word, expected))
+        atomic_fetch_add(&sleeps->lost, 1);
     return result;
 }
 

@@ -1,13 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
  * What keepmap.h promises about km_wait(), and the rules of wait.c one by one: this program looks at the calls by which
- * handles sleep and wake (support/sleeps.h), and lets others act just before a sleep.
+ * handles sleep and wake (support/sleeps.h), and lets others act just before a sleep, or when a wait looks at the clock,
+ * for which it has a clock_gettime() of its own, or at a lock, for which it has a fcntl().
  */
+#include <dlfcn.h>
+#include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "map/map.h"
@@ -19,6 +24,14 @@
 #define SIZE 8192u
 #define FOR_EVER UINT32_MAX
 #define LONG_NS (UINT64_C(600) * 1000000000u)
+
+static void *next(const char *name) {
+    void *found = dlsym(RTLD_NEXT, name);
+    if (found == NULL) {
+        abort();
+    }
+    return found;
+}
 
 /* A map at generation 0 and a handle whose commits are visible at once. */
 static km_map *create(const char *name) {
@@ -47,6 +60,32 @@ static bool nothing_is_marked(const km_map *map) {
         }
     }
     return true;
+}
+
+/* ---- the clock --------------------------------------------------------------------------------------------------- */
+
+static _Thread_local unsigned clock_looks; /* so many looks from now on it is committed; 0: never */
+static _Thread_local km_map *clock_map;
+
+typedef int clock_function(clockid_t clock, struct timespec *time);
+
+__attribute__((visibility("default"))) int clock_gettime(clockid_t clock, struct timespec *time) {
+    static clock_function *_Atomic real;
+    if (atomic_load(&real) == NULL) {
+        clock_function *function = NULL;
+        void *found = next("clock_gettime");
+        memcpy(&function, &found, sizeof function);
+        atomic_store(&real, function);
+    }
+    if (clock_looks > 0 && --clock_looks == 0) {
+        commit(clock_map);
+    }
+    return atomic_load(&real)(clock, time);
+}
+
+static void commit_at_look(unsigned look, km_map *map) {
+    clock_map = map;
+    clock_looks = look;
 }
 
 /* ---- a waiter on a thread ---------------------------------------------------------------------------------------- */
@@ -220,6 +259,27 @@ static void a_commit_that_nobody_waits_for_wakes_nobody(void **state) {
     must(km_close(maps[0]));
 }
 
+/* Who made it visible has woken already. */
+static void making_durable_what_is_visible_wakes_nobody(void **state) {
+    (void)state;
+    km_map *map = create("synced");
+    struct waiter waiter = {.map = check_open(map->path, 0, 0), .after = 1, .timeout_ms = FOR_EVER};
+    sleeps_reset();
+    waiter_start(&waiter);
+    waiter_sleeps(0);
+    commit(map);
+    assert_int_equal(sleeps->wakes, 1);
+    must(km_sync(map));
+    must(km_checkpoint(map));
+    assert_int_equal(sleeps->wakes, 1);
+    commit(map);
+    waiter_join(&waiter);
+    assert_int_equal(waiter.result, 0);
+    assert_int_equal(waiter.now, 2);
+    must(km_close(waiter.map));
+    must(km_close(map));
+}
+
 /* Durable commits become visible in two places, with the frame's own write and with a later sync, lazy ones in a
  * third. */
 static void every_kind_of_commit_wakes_a_sleeper(void **state) {
@@ -293,6 +353,48 @@ static void a_commit_between_the_look_and_the_sleep_is_not_slept_over(void **sta
     must(km_close(map));
 }
 
+struct late {
+    km_map *map;
+    bool came;
+};
+
+static void commit_if_not_yet(void *context) {
+    struct late *late = context;
+    late->came = clock_looks > 0;
+    commit_at_look(0, NULL);
+    if (late->came) {
+        commit(late->map);
+    }
+}
+
+/* The same at every place where a wait looks at the clock: before and in its spin, and after each look at the word. */
+static void a_commit_at_any_look_at_the_clock_is_told(void **state) {
+    (void)state;
+    km_map *map = create("clock");
+    km_map *sleeper = check_open(map->path, 0, 0);
+    for (unsigned spins = 0; spins < 2; spins++) {
+        struct late late = {map, false};
+        unsigned look = 0;
+        while (!late.came) { /* until the look would come only after the sleep had begun */
+            const uint64_t generation = check_info(map).generation;
+            sleeps_reset();
+            sleeps_stretch(1, LONG_NS);
+            sleeper->wait_count = 1;
+            sleeper->wait_spin_ns = spins * 1000;
+            commit_at_look(++look, map);
+            sleeps_before(commit_if_not_yet, &late);
+            uint64_t now = 0;
+            must(km_wait(sleeper, generation, FOR_EVER, &now));
+            sleeps_before(NULL, NULL);
+            sleeps_stretch(0, 0);
+            assert_int_equal(now, generation + 1);
+        }
+        assert_true(look > 2);
+    }
+    must(km_close(sleeper));
+    must(km_close(map));
+}
+
 static void commit_and_see_the_mark(void *context) {
     struct waiter *waiter = context;
     for (int i = 0; i < 3; i++) {
@@ -325,7 +427,8 @@ static int sleep_in_child(void *context) {
     return 1;
 }
 
-static pid_t sleeper_start(const char *path) {
+/* Returns when the child has begun to sleep. */
+static pid_t in_child(int (*act)(void *context), const char *path) {
     fflush(NULL);
     const uint64_t before = sleeps->sleeps;
     const pid_t child = fork();
@@ -333,11 +436,16 @@ static pid_t sleeper_start(const char *path) {
     if (child == 0) {
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         signal(SIGALRM, SIG_DFL);
+        signal(SIGBUS, SIG_DFL); /* cmocka's */
         alarm(60);
-        _exit(sleep_in_child((void *)path));
+        _exit(act((void *)path));
     }
     waiter_sleeps(before);
     return child;
+}
+
+static pid_t sleeper_start(const char *path) {
+    return in_child(sleep_in_child, path);
 }
 
 static void sleeper_kill(pid_t child) {
@@ -436,10 +544,29 @@ static void a_waiter_whom_nobody_wakes_looks_for_itself(void **state) {
 static void long_waits_stop_the_spinning(void **state) {
     (void)state;
     km_map *map = create("spin");
+    map->wait_spin_ns = 50000;
     for (int i = 0; i < 30; i++) {
         must_fail(km_wait(map, 0, 1, NULL), KM_ETIMEOUT);
     }
     assert_int_equal(map->wait_spin_ns, 0);
+    must(km_close(map));
+}
+
+/* A spin that has seen a commit, which comes at its first look at the clock, is worth another. */
+static void a_short_wait_is_spun_through_and_teaches_to_spin(void **state) {
+    (void)state;
+    km_map *map = create("short");
+    km_map *sleeper = check_open(map->path, 0, 0);
+    sleeps_reset();
+    sleeper->wait_count = 0; /* now and then it spins, whatever it has learnt */
+    sleeper->wait_spin_ns = 0;
+    commit_at_look(2, map);
+    must(km_wait(sleeper, 0, FOR_EVER, NULL));
+    assert_int_equal(clock_looks, 0);
+    assert_int_equal(sleeps->sleeps, 0);
+    assert_int_equal(sleeps->wakes, 0);
+    assert_true(sleeper->wait_spin_ns > 0);
+    must(km_close(sleeper));
     must(km_close(map));
 }
 
@@ -489,6 +616,28 @@ static void a_file_that_is_removed_ends_the_wait(void **state) {
         (void)km_close(waiter.map);
         (void)km_close(map);
     }
+}
+
+static int sleep_while_it_is_cut(void *context) {
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options};
+    child_must(km_open(&map, context, &options));
+    child_check(km_wait(map, 1000000, FOR_EVER, NULL) == KM_ESTALE);
+    child_check(km_wait(map, 1000000, FOR_EVER, NULL) == KM_ESTALE);
+    (void)km_close(map);
+    return 0;
+}
+
+/* The mark is left where it is, because its page is not there any more. */
+static void a_file_that_is_cut_short_ends_the_sleep_and_is_not_touched_again(void **state) {
+    (void)state;
+    const char *path = scratch_path("cut-asleep.km");
+    must(km_close(check_open(path, SIZE, KM_CREATE)));
+    const pid_t child = in_child(sleep_while_it_is_cut, path);
+    assert_int_equal(truncate(path, 0), 0);
+    int status = 0;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
 }
 
 /* ---- without write permission ------------------------------------------------------------------------------------ */
@@ -600,6 +749,60 @@ static void a_reader_notices_commits_that_stay_in_the_journal(void **state) {
     must(km_abort(holder));
     must(km_close(holder));
     must(km_close(reader));
+}
+
+static km_map
+    *rebuilt; /* the session of this handle ends, and another begins, while its slot is looked at; NULL: not */
+static unsigned rebuild_looks;
+
+/* Control as one who rebuilds it has it for a moment, and at the next look as it has it at the end. */
+static void rebuild_further(void) {
+    struct km__control *control = rebuilt->control;
+    if (rebuild_looks++ == 0) {
+        atomic_fetch_add(&control->epoch, 2);
+        atomic_store(&control->visible, 0);
+    } else {
+        atomic_store(&control->visible, 2);
+        rebuilt = NULL;
+    }
+}
+
+typedef int fcntl_function(int descriptor, int command, ...);
+
+__attribute__((visibility("default"))) int fcntl(int descriptor, int command, ...) {
+    static fcntl_function *_Atomic real;
+    if (atomic_load(&real) == NULL) {
+        fcntl_function *function = NULL;
+        void *found = next("fcntl");
+        memcpy(&function, &found, sizeof function);
+        atomic_store(&real, function);
+    }
+    va_list arguments;
+    va_start(arguments, command);
+    void *argument = va_arg(arguments, void *);
+    va_end(arguments);
+    const int result = atomic_load(&real)(descriptor, command, argument);
+    if (rebuilt != NULL && command == F_OFD_GETLK) {
+        rebuild_further();
+    }
+    return result;
+}
+
+/* W5: words that were taken while the session changed are no answer. */
+static void a_reader_does_not_believe_words_of_two_sessions(void **state) {
+    (void)state;
+    km_map *map = create("two");
+    km_map *reader = check_open(map->path, 0, KM_READONLY);
+    commit(map);
+    commit(map);
+    uint64_t now = 99;
+    rebuild_looks = 0;
+    rebuilt = map;
+    must_fail(km_wait(reader, 2, 0, &now), KM_ETIMEOUT);
+    assert_null(rebuilt);
+    assert_int_equal(now, 2);
+    must(km_close(reader));
+    must(km_close(map));
 }
 
 /* A reader that waits while nobody is attached sees the session that begins then, and goes on by its words. */
@@ -784,21 +987,26 @@ int main(void) {
         cmocka_unit_test(the_child_of_a_fork_cannot_wait_on_the_parents_handle),
         cmocka_unit_test(a_handle_that_waits_belongs_to_its_thread),
         cmocka_unit_test(a_commit_that_nobody_waits_for_wakes_nobody),
+        cmocka_unit_test(making_durable_what_is_visible_wakes_nobody),
         cmocka_unit_test(every_kind_of_commit_wakes_a_sleeper),
         cmocka_unit_test(growth_wakes_a_sleeper),
         cmocka_unit_test(a_commit_between_the_look_and_the_sleep_is_not_slept_over),
+        cmocka_unit_test(a_commit_at_any_look_at_the_clock_is_told),
         cmocka_unit_test(the_mark_of_a_living_waiter_is_left_to_it),
         cmocka_unit_test(the_marks_of_killed_waiters_are_cleared),
         cmocka_unit_test(the_slot_of_a_killed_waiter_is_taken_without_its_mark),
         cmocka_unit_test(wild_marks_cost_a_committer_nothing_but_calls),
         cmocka_unit_test(a_waiter_whom_nobody_wakes_looks_for_itself),
         cmocka_unit_test(long_waits_stop_the_spinning),
+        cmocka_unit_test(a_short_wait_is_spun_through_and_teaches_to_spin),
         cmocka_unit_test(a_failed_sync_ends_the_waits_of_all),
         cmocka_unit_test(a_file_that_is_removed_ends_the_wait),
+        cmocka_unit_test(a_file_that_is_cut_short_ends_the_sleep_and_is_not_touched_again),
         cmocka_unit_test(a_reader_without_permission_leaves_no_mark_and_looks_often),
         cmocka_unit_test(a_reader_is_told_what_a_dead_session_left),
         cmocka_unit_test(a_reader_notices_a_session_that_came_and_went_between_two_looks),
         cmocka_unit_test(a_reader_notices_commits_that_stay_in_the_journal),
+        cmocka_unit_test(a_reader_does_not_believe_words_of_two_sessions),
         cmocka_unit_test(a_reader_goes_over_to_a_session_that_begins),
         cmocka_unit_test(a_commit_in_a_live_map_wakes_a_sleeper_and_an_abort_does_not),
         cmocka_unit_test(growth_of_a_live_map_is_seen_by_who_waited_for_it),
