@@ -27,7 +27,7 @@
 
 #include "map.h"
 
-enum { REAP_REST_NS = 200000 };
+enum { REAP_REST_NS = 200000, LOOK_TRIES = 8 };
 
 static bool has_users(struct os_locks *locks, int *error) {
     const int held = os_lock_probe(locks, KM__LOCK_BASE + KM__USER, 1, OS_LOCK_WRITE, NULL);
@@ -120,13 +120,29 @@ struct list {
     bool canceled;
 };
 
+/* Whether bytes that were no map when they were opened as one are one now: another object has the name. */
+static bool is_another(km_map *map) {
+    char magic[8] = {0};
+    return km_size(map) >= sizeof magic && os_file_read(map->file, 0, magic, sizeof magic) == 0 &&
+           memcmp(magic, KM__MAGIC, sizeof magic) == 0;
+}
+
 /* Open it as what it is: a map, or bytes without a header. */
 static int look_at(const char *target, km_map **map) {
     struct km_options options = {.struct_size = sizeof options, .flags = KM_READONLY};
-    int result = km_open(map, target, &options);
-    if (result == KM_ENOTMAP || result == KM_EEMPTY) {
+    int result = 0;
+    for (int tries = 0; tries < LOOK_TRIES; tries++) {
+        options.mode = 0;
+        result = km_open(map, target, &options);
+        if (result != KM_ENOTMAP && result != KM_EEMPTY)
+            return result;
         options.mode = KM_RAW;
         result = km_open(map, target, &options);
+        if (result != 0 || !is_another(*map))
+            return result;
+        (void)km_close(*map);
+        *map = NULL;
+        result = km__error(KM_EBUSY, "%s: it is made anew again and again while it is looked at", target);
     }
     return result;
 }
