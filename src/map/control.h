@@ -22,6 +22,7 @@
  * | suspect           | who finds file_mark set by a dead holder   | CHECKPOINT, atomic maximum|
  * | writer_wanted ... | waiters set it, the releaser clears it     | none                      |
  * | holder            | live: the holder of WRITER, slot + 1       | WRITER                    |
+ * | unsure            | live: set by the first to attach, cleared by a seal | ATTACH, CHECKPOINT |
  * | boot              | the first to attach                        | ATTACH                    |
  * | waiting[i / 64]   | bit i: the holder of SLOT + i, in km_wait() | SLOT + i                 |
  * | slot[i]           | the holder of SLOT + i; who clears a dead  | SLOT + i                  |
@@ -78,6 +79,7 @@ struct km__control {
     _Atomic uint64_t suspect;
     _Atomic uint32_t file_mark;
     KM__WORD uint32_t holder;
+    _Atomic uint32_t unsure;
     _Atomic uint64_t boot[2];
     KM__WORD uint64_t waiting[KM__SLOTS / 64]; /* see wait.c */
     _Alignas(KM__PAGE) struct km__slot slot[KM__SLOTS];

@@ -29,6 +29,10 @@
  *  S8 Who gets WRITER, or seals, and finds a newer geometry in the header than in control finishes that growth: its
  *     grower died between the first slot and control. Otherwise those who attached before know the old size and those
  *     who came later the new one, and the next growth of one of the former could make the map smaller.
+ *  S9 After a sync that failed the page cache shows bytes that the disk never got, and a new sync reports success. So the
+ *     first seal after it, and after the death of who may have met one (its mark stands: see J9 in journal.c), has
+ *     all pages and entries written, changed or not. `unsure` tells so from one session to the next. Otherwise a map
+ *     calls itself sealed whose pages are not on the disk.
  *
  * The generation goes on from one session to the next of the same start of the machine by control; after another start
  * it is that of the last seal.
@@ -103,6 +107,18 @@ static void keep_holder(struct km__control *control, bool same, bool sealed) {
     atomic_store(&control->boot[1], now[1]);
 }
 
+/* S9. Who dies before the words are cleared leaves them as they were, who dies after leaves `unsure`. */
+static void keep_doubt(struct km__control *control, bool same, bool sealed) {
+    uint64_t now[2];
+    boot_words(now);
+    const bool told = (now[0] | now[1]) != 0; /* else nobody knows which start of the machine this is */
+    if (sealed || (told && !same))
+        atomic_store(&control->unsure, 0);
+    else if (!told || atomic_load(&control->failed) != 0 || atomic_load(&control->file_mark) != 0 ||
+             km__load(&control->suspect) != 0)
+        atomic_store(&control->unsure, 1);
+}
+
 /* Whether pages [first, first + count) are a hole. */
 static int is_hole(km_map *map, uint64_t first, uint64_t count, bool *hole) {
     uint64_t start = 0, stop = 0;
@@ -152,6 +168,7 @@ int km__live_rebuild(km_map *map, struct km__slots *slots) {
         result = os_file_sync_name(map->file, map->path); /* O8 */
     if (result != 0)
         return result;
+    keep_doubt(control, same, sealed);
     km__control_clear(control, generation);
     keep_holder(control, same, sealed);
     header.flags &= ~(uint64_t)KM__HEADER_CLEAN;
@@ -287,8 +304,22 @@ int km__live_end(km_map *map, bool keep) {
 
 /* ---- seal -------------------------------------------------------------------------------------------------------- */
 
-/* The entries of pages [first, first + count), written where they changed. */
-static int seal_block(km_map *map, uint64_t first, uint64_t count, uint64_t *digest) {
+/* S9: have what is not a hole of pages [first, first + count) written. */
+static int write_again(km_map *map, uint64_t first, uint64_t count) {
+    const uint64_t data = map->header.data_offset, end = data + (first + count) * KM__PAGE;
+    int result = 0;
+    for (uint64_t at = data + first * KM__PAGE; at < end && result == 0;) {
+        uint64_t start = end, stop = end;
+        result = os_file_next_data(map->file, at, end, &start, &stop);
+        if (result == 0 && start < stop)
+            os_view_write_again(&map->view, start - data, stop - start);
+        at = stop > at ? stop : end;
+    }
+    return result;
+}
+
+/* The entries of pages [first, first + count), written where they changed, or everywhere. */
+static int seal_block(km_map *map, uint64_t first, uint64_t count, bool all, uint64_t *digest) {
     uint32_t block[ENTRIES] = {0};
     bool hole = false;
     const unsigned char *old = map->table_region.address + first * sizeof(uint32_t);
@@ -297,10 +328,35 @@ static int seal_block(km_map *map, uint64_t first, uint64_t count, uint64_t *dig
         block[i] = km__checksum_page(map->header.checksum_kind, map->view.address + (first + i) * KM__PAGE);
         *digest += km__digest_mix(first + i, block[i]);
     }
-    if (result != 0 || memcmp(block, old, (size_t)count * sizeof(uint32_t)) == 0)
+    if (result != 0 || (!all && memcmp(block, old, (size_t)count * sizeof(uint32_t)) == 0))
         return result;
     return os_file_write(map->file, map->header.table_offset + first * sizeof(uint32_t), block,
                          (size_t)count * sizeof(uint32_t));
+}
+
+/* All pages and their entries, up to the sync. */
+static int seal_pages(km_map *map, uint64_t *digest) {
+    struct km__control *control = map->control;
+    const uint64_t pages = km__pages_of(map->header.data_size);
+    const bool checked = map->header.checksum_kind != KM_CHECKSUM_NONE;
+    const bool unsure = atomic_load(&control->unsure) != 0 || km__load(&control->suspect) != 0; /* S9 */
+    int result = 0;
+    for (uint64_t first = 0; result == 0 && first < pages; first += ENTRIES) {
+        const uint64_t count = pages - first < ENTRIES ? pages - first : ENTRIES;
+        if (unsure)
+            result = write_again(map, first, count);
+        if (result == 0 && checked)
+            result = seal_block(map, first, count, unsure, digest);
+    }
+    if (result == 0)
+        result = km__guard_check(map);
+    if (result != 0)
+        return result == KM_EIO ? km__sync_failed(map, result) : result;
+    if (os_file_sync(map->file) != 0)
+        return km__sync_failed(map, KM_EIO);
+    atomic_store(&control->unsure, 0);
+    atomic_store(&control->suspect, 0);
+    return 0;
 }
 
 /* S2, under CHECKPOINT. */
@@ -314,17 +370,10 @@ static int seal(km_map *map, bool closing) {
         result = km__regions_follow(map, &slots.slot[slots.chosen]);
     if (result == 0)
         result = os_view_grow(&map->view, km__pages_of(map->header.data_size) * KM__PAGE);
-    const uint64_t pages = km__pages_of(map->header.data_size);
-    const bool checked = map->header.checksum_kind != KM_CHECKSUM_NONE;
-    for (uint64_t first = 0; checked && result == 0 && first < pages; first += ENTRIES)
-        result = seal_block(map, first, pages - first < ENTRIES ? pages - first : ENTRIES, &digest);
     if (result == 0)
-        result = km__guard_check(map);
+        result = seal_pages(map, &digest);
     if (result != 0)
-        return result == KM_EIO ? km__sync_failed(map, result) : result;
-    result = os_file_sync(map->file);
-    if (result != 0)
-        return km__sync_failed(map, KM_EIO);
+        return result;
     struct km__header header = slots.slot[slots.chosen];
     header.generation = header.target = generation;
     header.digest = digest;

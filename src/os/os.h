@@ -228,6 +228,12 @@ int os_view_dirty(struct os_view *view, os_pages_function *each, void *context);
 /** Make what was stored through a shared view durable. */
 int os_view_sync(struct os_view *view);
 
+/**
+ * Have the next sync write a range of a shared view, though nobody stores to it: what stands there does not change. A
+ * sync that failed leaves pages that the system takes for written; a later one would pass them over.
+ */
+void os_view_write_again(struct os_view *view, uint64_t offset, uint64_t length);
+
 void os_view_unmap(struct os_view *view);
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */

@@ -134,6 +134,16 @@ int os_view_sync(struct os_view *view) {
     return 0;
 }
 
+/* A page is dirty once an instruction has stored to it. An exchange of a word for itself loses no store of others. */
+void os_view_write_again(struct os_view *view, uint64_t offset, uint64_t length) {
+    for (uint64_t at = offset / PAGE * PAGE; at < offset + length; at += PAGE) {
+        _Atomic uint64_t *word = (_Atomic uint64_t *)(void *)(view->address + at);
+        uint64_t seen = atomic_load_explicit(word, memory_order_relaxed);
+        while (!atomic_compare_exchange_weak(word, &seen, seen)) {
+        }
+    }
+}
+
 void os_view_unmap(struct os_view *view) {
     struct os__view_linux *linux_part = view->system;
     if (view->address != NULL) {

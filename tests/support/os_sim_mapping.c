@@ -13,10 +13,12 @@
 #define os_view_map map_linux_view
 #define os_view_grow grow_linux_view
 #define os_view_sync sync_linux_view
+#define os_view_write_again write_linux_view_again
 #include "os/os_view_linux.c"
 #undef os_view_map
 #undef os_view_grow
 #undef os_view_sync
+#undef os_view_write_again
 #include "os/os_tracker_linux.c"
 
 #include "os_sim_machine.h"
@@ -44,6 +46,13 @@ int os_view_grow(struct os_view *view, uint64_t length) {
     if (error == 0 && view->kind == OS_VIEW_SHARED)
         remember_stores(view->file, view->offset, view->length);
     return error;
+}
+
+void os_view_write_again(struct os_view *view, uint64_t offset, uint64_t length) {
+    pthread_mutex_lock(&sim.mutex);
+    sim_content_write(&view->file->file->content, ++sim.writes, view->offset + offset, view->address + offset,
+                      (size_t)length);
+    pthread_mutex_unlock(&sim.mutex);
 }
 
 int os_region_map(struct os_region *region, struct os_file *file, uint64_t offset, uint64_t length, bool writable) {

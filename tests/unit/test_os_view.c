@@ -429,6 +429,44 @@ static void a_child_of_fork_unmaps_nothing_of_its_own(void **unused) {
     os_file_close(file);
 }
 
+/* Kilobytes of a mapping that the system has to write some time. */
+static unsigned long dirty_kilobytes(const void *address) {
+    FILE *file = fopen("/proc/self/smaps", "re");
+    char line[512];
+    unsigned long dirty = 0, part = 0, start = 0;
+    int inside = 0;
+    assert_non_null(file);
+    while (fgets(line, sizeof line, file) != NULL) {
+        if (sscanf(line, "%lx-%lx ", &start, &part) == 2)
+            inside = start == (uintptr_t)address;
+        else if (inside &&
+                 (sscanf(line, "Shared_Dirty: %lu", &part) == 1 || sscanf(line, "Private_Dirty: %lu", &part) == 1))
+            dirty += part;
+    }
+    fclose(file);
+    return dirty;
+}
+
+static void pages_can_be_had_written_again_without_a_change(void **unused) {
+    (void)unused;
+    struct os_file *file = make_file("again.km");
+    struct os_view view = {.address = NULL};
+    must(os_view_map(&view, file, OS_VIEW_SHARED, 0, SIZE, SIZE));
+    memset(view.address, 's', SIZE);
+    must(os_view_sync(&view));
+    if (dirty_kilobytes(view.address) != 0) { /* a file system that never writes */
+        os_view_unmap(&view);
+        os_file_close(file);
+        skip();
+    }
+    os_view_write_again(&view, 2 * PAGE, 3 * PAGE);
+    assert_true(dirty_kilobytes(view.address) >= 3 * PAGE / 1024);
+    for (size_t at = 0; at < SIZE; at++)
+        assert_int_equal(view.address[at], 's');
+    os_view_unmap(&view);
+    os_file_close(file);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_region_shows_writes_and_can_be_made_durable_in_parts),
@@ -445,6 +483,7 @@ int main(void) {
         cmocka_unit_test(a_shared_view_needs_the_permission_to_write),
         cmocka_unit_test(a_shared_view_grows_at_the_next_address_and_never_moves),
         cmocka_unit_test(a_shared_view_has_nothing_to_track_or_drop),
+        cmocka_unit_test(pages_can_be_had_written_again_without_a_change),
         cmocka_unit_test(shared_views_are_not_in_core_dumps_and_private_ones_are),
         cmocka_unit_test(a_child_of_fork_has_nothing_mapped),
         cmocka_unit_test(a_child_of_fork_unmaps_nothing_of_its_own),
