@@ -265,6 +265,25 @@ static void nothing_is_called_damaged_while_somebody_may_store(void **state) {
     must(km_close(map));
 }
 
+static void an_open_with_a_check_refuses_a_sealed_map_that_is_damaged(void **state) {
+    (void)state;
+    const char *path = sealed_map("checked");
+    km_map *map = open_live(path, KM_CHECK);
+    must(km_close(map));
+    scratch_flip(path, place_of(path, 5000), 0x10);
+    struct scratch_image before = scratch_load(path);
+    must_fail(try_open(&map, path, KM_CHECK, 0), KM_ECORRUPT);
+    check_detail_contains("page 1 ");
+    assert_true(scratch_equals(path, &before)); /* still sealed, so that it can still be told */
+    scratch_release(&before);
+    expect_pages_at(path, 1u << 1, KM_ECORRUPT);
+    km_map *other = open_live(path, 0);
+    map = open_live(path, KM_CHECK); /* too late */
+    must(km_close(map));
+    must(km_close(other));
+    must(km_close(open_live(path, KM_CHECK)));
+}
+
 static void a_changed_checksum_of_a_sealed_map_is_damage_too(void **state) {
     (void)state;
     const char *path = sealed_map("table");
@@ -444,6 +463,7 @@ int main(void) {
         cmocka_unit_test(what_the_dead_have_stored_is_changed_and_not_damaged),
         cmocka_unit_test(a_changed_page_of_a_sealed_map_is_damaged),
         cmocka_unit_test(nothing_is_called_damaged_while_somebody_may_store),
+        cmocka_unit_test(an_open_with_a_check_refuses_a_sealed_map_that_is_damaged),
         cmocka_unit_test(a_changed_checksum_of_a_sealed_map_is_damage_too),
         cmocka_unit_test(a_damaged_header_slot_is_found_and_mended_by_who_writes),
         cmocka_unit_test(every_kind_of_checksum_seals),
