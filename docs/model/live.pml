@@ -3,9 +3,11 @@
  * live.pml: what the seal of a live map says, and who is told that a writer died.
  *
  * Roles: Handle (attaches, stores at any time, seals, holds WRITER, closes, or dies at any step), Verifier (a handle
- * without write permission that compares pages), Power. The page cache and the disk hold two pages, their entries in
- * the table, two header slots, and two words of control, each of which the kernel may write back at any time: what is
- * not synced is on the disk, or is not, or was there in a state before; a slot that is being written may be garbled.
+ * without write permission that compares pages), Power, Disk (write-back fails). The page cache and the disk hold two
+ * pages, their entries in the table, two header slots, and two words of control, each of which the kernel may write
+ * back at any time: what is not synced is on the disk, or is not, or was there in a state before; a slot that is being
+ * written may be garbled. A write-back that fails is as in disk.pml: what it should have written counts as clean, each
+ * handle that is open is told once, by its next sync, and a later one only if nobody was told before.
  *
  * A slot says: clean (sealed, nobody attached), its sequence, the digest (here: both entries).
  *
@@ -27,6 +29,10 @@
  *   FLAG_ANY        a seal sets the flag while others are attached
  *   CLOSE_NO_ATTACH the last to close does not hold ATTACH
  *   SEAL_NO_LOCK    seals do not exclude each other
+ *   NO_REWRITE      the first to attach to a map that was not closed clean does not write pages and entries once more,
+ *                   the same bytes, so that a sync means something (with FAILURES)
+ *   NO_SUSPICION    nor does a seal, though somebody who had CHECKPOINT has died, or had it when this handle attached,
+ *                   and may have been told of a failure that this handle is not told of (with FAILURES)
  *   ONE_LOOK        a Verifier does not look at the flag again after the page
  *   HOLDER_LATE     a writer leaves its mark after its first store
  *   HOLDER_KEPT     it takes its mark out after it has let go of WRITER
@@ -37,8 +43,8 @@
  *   MARK_LATE       it takes the flag out before the mark is right
  *   CLEAN_OVER_MARK the last to close sets the flag although the mark of a dead writer stands
  *
- * Sizes: HANDLES, LIVES of each, DEATHS, CUTS of power that the model goes on from, V stores to each page, VERIFIERS
- * (without CUTS).
+ * Sizes: HANDLES, LIVES of each, DEATHS, CUTS of power that the model goes on from, FAILURES of write-back, V stores to
+ * each page, VERIFIERS (without CUTS). NO_TRANSACTIONS: nobody takes WRITER, so that more of the rest can be explored.
  */
 #ifndef HANDLES
 #define HANDLES 2
@@ -58,7 +64,14 @@
 #ifndef VERIFIERS
 #define VERIFIERS 0
 #endif
+#ifndef FAILURES
+#define FAILURES 0
+#endif
 #define FREE 255
+#define BIT(i) (1 << (i))
+#define WITHOUT(set, i) ((set) & (255 - BIT(i)))
+#define MAX(a, b) ((a) > (b) -> (a) : (b))
+#define MIN(a, b) ((a) < (b) -> (a) : (b))
 
 /* ---- page cache and disk ---- */
 #define PAGE(p) (p)
@@ -67,7 +80,11 @@
 #define HOLDER 6
 #define BOOT 7
 #define ITEMS 8
-byte cache[ITEMS], disk[ITEMS]; /* what differs is dirty */
+byte cache[ITEMS], disk[ITEMS]; /* what differs is dirty, but for */
+byte lost;                      /* what was written back in vain: it counts as clean, and no sync writes it */
+byte told;                      /* handles whose next sync reports that; each does so once */
+bool untold;                    /* nobody has been told yet: who opens the file now will be */
+#define OPEN(h) told = (untold -> told | BIT(h) : WITHOUT(told, h))
 
 #define TORN 0
 #define HEADER(sequence, clean, digest) (1 + (clean) + 2 * ((sequence) & 3) + 8 * (digest))
@@ -85,14 +102,21 @@ byte checkpoint_readers;
 bool slot_locked[HANDLES];
 #define OTHERS(h) (HANDLES > 1 && slot_locked[(1 - (h)) * (HANDLES > 1)])
 
-byte header_durable;        /* control, which the first to attach makes anew: the slot that is on the disk, + 1 */
+/* Control, which the first to attach makes anew. */
+byte header_durable;        /* the slot that is on the disk, + 1 */
+bool poison;                /* a sync has failed */
+bool mark;                  /* set while somebody has CHECKPOINT */
+bool suspect;               /* one who had it died, and may have been told of a failure */
 
 /* Ghost. */
 byte boot = 1;              /* this start of the machine */
 byte kept[2];               /* stores that were acknowledged as durable */
+byte before[2 * HANDLES];   /* stores that the seal of a handle found */
+#define BEFORE(h, p) before[2 * (h) + (p)]
 bool inside[HANDLES];       /* between the mark, or the first store, and the end of a write transaction */
 bool doubt;                 /* somebody died inside, or the power failed, and nobody has committed since */
 bool dies[HANDLES];
+bool trouble;               /* a write-back has failed */
 byte broken;
 #define BROKEN_LOST 1
 #define BROKEN_KEPT 2
@@ -122,7 +146,8 @@ static int km_broken(const unsigned char *items)
     for (int p = 0; p < 2; p++)
         if (items[p] < now.kept[p])
             return BROKEN_KEPT;
-    const int both = now.cache[4] == now.disk[4] && now.cache[5] == now.disk[5] && items[4] != TORN && items[5] != TORN;
+    const int both = now.cache[4] == now.disk[4] && now.cache[5] == now.disk[5] && items[4] != TORN &&
+                     items[5] != TORN && !now.trouble;
     if (!km_no_alarm(items, header) || (both && (!km_no_alarm(items, items[4]) || !km_no_alarm(items, items[5]))))
         return BROKEN_NO_ALARM;
     return 0;
@@ -135,7 +160,7 @@ static int km_any_disk(unsigned char *items, int i)
         return km_broken(items);
     items[i] = now.disk[i];
     int broken = km_any_disk(items, i + 1);
-    if (broken != 0 || now.cache[i] == now.disk[i])
+    if (broken != 0 || now.cache[i] == now.disk[i] || (now.lost >> i & 1))
         return broken;
     items[i] = now.cache[i];
     broken = km_any_disk(items, i + 1);
@@ -149,27 +174,61 @@ static int km_any_disk(unsigned char *items, int i)
 /* What is overwritten before it was synced may be on the disk. */
 inline put(item, value) {
     if
-    :: cache[item] != disk[item] && cache[item] != (value) -> if :: disk[item] = cache[item] :: skip fi
+    :: cache[item] != disk[item] && cache[item] != (value) && !(lost & BIT(item)) ->
+        if :: disk[item] = cache[item] :: skip fi
     :: else
     fi;
-    cache[item] = value
+    cache[item] = value; lost = WITHOUT(lost, item)
 }
 
-inline sync_file() {
+/* `failed` becomes 1 if this handle has a failure to report. */
+inline sync(from, to) {
     d_step {
-        i = 0;
-        do :: i < ITEMS -> disk[i] = cache[i]; i++ :: else -> i = 0; break od
+        if
+        :: told & BIT(h) -> told = WITHOUT(told, h); untold = 0; failed = 1
+        :: else ->
+            i = from;
+            do
+            :: i <= to -> if :: !(lost & BIT(i)) -> disk[i] = cache[i] :: else fi; i++
+            :: else -> break
+            od
+        fi;
+        i = 0
     }
 }
+#define sync_file() sync(0, ITEMS - 1)
 
 /* One durable write of the older slot, the newest being made durable before if it is not known to be. */
 inline store_slot(clean, digest) {
+#if FAILURES > 0
     atomic {
         x = NEWEST_SLOT;
-        if :: header_durable != x + 1 -> disk[SLOT(x)] = cache[SLOT(x)]; header_durable = x + 1 :: else fi
+        if :: !failed && header_durable != x + 1 -> put(SLOT(x), cache[SLOT(x)]) :: else fi;
+        x = 0
     }
-    atomic { put(SLOT(1 - x), HEADER(SEQUENCE(cache[SLOT(x)]) + 1, clean, digest)) }
-    atomic { disk[SLOT(1 - x)] = cache[SLOT(1 - x)]; header_durable = 2 - x; x = 0 }
+#endif
+    atomic {
+        x = NEWEST_SLOT;
+        if :: !failed && header_durable != x + 1 -> sync(SLOT(x), SLOT(x)) :: else fi;
+        if :: !failed -> header_durable = x + 1 :: else fi
+    }
+    atomic {
+        if
+        :: !failed -> put(SLOT(1 - x), HEADER(SEQUENCE(cache[SLOT(x)]) + 1, clean, digest))
+        :: else
+        fi
+    }
+    atomic {
+        if :: !failed -> sync(SLOT(1 - x), SLOT(1 - x)) :: else fi;
+        if :: !failed -> header_durable = 2 - x :: else fi;
+        x = 0
+    }
+}
+
+/* Pages and entries become dirty once more, with the bytes that they have. */
+inline rewrite() {
+    atomic { put(PAGE(0), cache[PAGE(0)]); put(PAGE(1), cache[PAGE(1)]) }
+    atomic { put(ENTRY(0), cache[ENTRY(0)]); put(ENTRY(1), cache[ENTRY(1)]) }
 }
 
 /* The first to attach: control, then the header. */
@@ -195,7 +254,10 @@ inline set_mark() {
 }
 
 inline rebuild() {
-    atomic { header_durable = 0; clean = IS_CLEAN(NEWEST) }
+    atomic { header_durable = 0; poison = 0; mark = 0; suspect = 0; clean = IS_CLEAN(NEWEST) }
+#if FAILURES > 0 && !defined(NO_REWRITE)
+    if :: !clean -> rewrite() :: else fi;
+#endif
 #ifndef MARK_LATE
     set_mark();
 #endif
@@ -239,12 +301,21 @@ inline store() {
 #endif
 
 inline seal(closing) {
-    atomic { before0 = cache[PAGE(0)]; before1 = cache[PAGE(1)] }
+    atomic { BEFORE(h, 0) = cache[PAGE(0)]; BEFORE(h, 1) = cache[PAGE(1)] }
     TAKE_CHECKPOINT;
+    if
+    :: poison
+    :: !poison ->
+#if FAILURES > 0
+    atomic { if :: mark -> suspect = 1 :: else fi; mark = 1 }
+#ifndef NO_SUSPICION
+    if :: suspect || careful -> rewrite() :: else fi;
+#endif
+#endif
     e0 = cache[PAGE(0)];
-    atomic { put(ENTRY(0), e0) }
+    atomic { if :: cache[ENTRY(0)] != e0 -> put(ENTRY(0), e0) :: else fi }
     e1 = cache[PAGE(1)];
-    atomic { put(ENTRY(1), e1) }
+    atomic { if :: cache[ENTRY(1)] != e1 -> put(ENTRY(1), e1) :: else fi }
 #ifdef NO_SYNC
     atomic { disk[ENTRY(0)] = cache[ENTRY(0)]; disk[ENTRY(1)] = cache[ENTRY(1)] }
 #elif !defined(DATA_UNSYNCED)
@@ -261,16 +332,23 @@ inline seal(closing) {
     sync_file();
 #endif
     d_step {
-        kept[0] = (before0 > kept[0] -> before0 : kept[0]); kept[1] = (before1 > kept[1] -> before1 : kept[1]);
-        before0 = 0; before1 = 0; e0 = 0; e1 = 0; clean = 0
+        if
+        :: failed -> poison = 1
+        :: else ->
+            kept[0] = MAX(kept[0], BEFORE(h, 0)); kept[1] = MAX(kept[1], BEFORE(h, 1));
+            suspect = 0; careful = 0
+        fi;
+        mark = 0
     }
+    fi;
+    d_step { failed = 0; BEFORE(h, 0) = 0; BEFORE(h, 1) = 0; e0 = 0; e1 = 0; clean = 0 }
     RELEASE_CHECKPOINT
 }
 
 /* A write transaction. */
 inline write() {
     atomic { writer_lock == FREE -> writer_lock = h }
-    atomic { told = cache[HOLDER]; assert(told == doubt) } /* TOLD */
+    atomic { told_so = cache[HOLDER]; assert(told_so == doubt) } /* TOLD */
 #ifdef HOLDER_LATE
     atomic { inside[h] = 1; store() }
 #endif
@@ -290,27 +368,36 @@ inline write() {
 #ifdef ABORT_CLEARS
             put(HOLDER, 0);
 #else
-            if :: !told -> put(HOLDER, 0) :: else fi;
+            if :: !told_so -> put(HOLDER, 0) :: else fi;
 #endif
             inside[h] = 0
         }
         writer_lock = FREE
     fi;
-    told = 0
+    told_so = 0
 }
 
 proctype Handle(byte h) {
-    byte lives, i, x, before0, before1, e0, e1;
-    bool clean, told;
+    byte lives, i, x, e0, e1;
+    bool clean, told_so, failed, careful;
     do
     :: lives < LIVES ->
         {
         atomic { attach_lock == FREE -> attach_lock = h }
+        OPEN(h);
         if :: !OTHERS(h) -> rebuild() :: else fi;
-        atomic { slot_locked[h] = 1; attach_lock = FREE }
+        atomic {
+            slot_locked[h] = !failed;
+            careful = OTHERS(h) && mark;
+            if :: failed -> poison = 1 :: else fi;
+            attach_lock = FREE
+        }
+        if :: failed -> failed = 0; goto out :: else fi;
         do
         :: cache[PAGE(0)] < V || cache[PAGE(1)] < V -> store()
+#ifndef NO_TRANSACTIONS
         :: skip -> write()
+#endif
         :: skip -> seal(false)
         :: skip -> break
         od;
@@ -320,12 +407,13 @@ proctype Handle(byte h) {
         if :: !OTHERS(h) -> seal(true) :: else fi;
         atomic {
             slot_locked[h] = 0;
-            if :: attach_lock == h -> attach_lock = FREE :: else fi;
-            lives++
+            if :: attach_lock == h -> attach_lock = FREE :: else fi
         }
+out:    atomic { careful = 0; lives++ }
         } unless {
             atomic { dies[h] -> /* its locks are free already */
-                dies[h] = 0; i = 0; x = 0; before0 = 0; before1 = 0; e0 = 0; e1 = 0; clean = 0; told = 0; lives++ }
+                dies[h] = 0; BEFORE(h, 0) = 0; BEFORE(h, 1) = 0; i = 0; x = 0; e0 = 0; e1 = 0;
+                clean = 0; told_so = 0; failed = 0; careful = 0; lives++ }
         }
     :: else -> break
     od
@@ -381,11 +469,54 @@ proctype Power() {
 #if HANDLES > 1
         if :: ALIVE(1) -> die(1) :: else fi;
 #endif
-        boot++;
+        lost = 0; told = 0; untold = 0; boot++;
         doubt = doubt || !IS_CLEAN(NEWEST) }
 #endif
     od
 }
+
+#if FAILURES > 0
+/* What is dirty is written back in vain (not control, which no disk is needed for); who has the file open will be
+ * told. Later it may be dropped from the cache, and is gone then: no seal that comes after can find it. */
+proctype Disk() {
+    byte failures, i, h;
+    do
+    :: atomic { failures < FAILURES ->
+        failures++; trouble = 1; told = 255; untold = 1;
+        do
+        :: i < HOLDER ->
+            if
+            :: cache[i] != disk[i] ->
+                if
+                :: lost = lost | BIT(i)
+                :: skip
+                :: i == SLOT(0) || i == SLOT(1) -> lost = lost | BIT(i); disk[i] = TORN
+                fi
+            :: else
+            fi;
+            i++
+        :: else -> i = 0; break
+        od }
+    :: atomic { lost != 0 ->
+        do
+        :: i < SLOT(1) -> i++
+        :: lost & BIT(i) -> break
+        :: i == SLOT(1) && !(lost & BIT(i)) -> break
+        od;
+        if
+        :: lost & BIT(i) ->
+            cache[i] = disk[i]; lost = WITHOUT(lost, i);
+            h = 0;
+            do
+            :: i < 2 && h < HANDLES -> BEFORE(h, i) = MIN(BEFORE(h, i), disk[i]); h++
+            :: else -> h = 0; break
+            od
+        :: else
+        fi;
+        i = 0 }
+    od
+}
+#endif
 
 #if VERIFIERS > 0
 proctype Verifier() {
@@ -417,6 +548,9 @@ init {
         do :: k < HANDLES -> run Handle(k); k++ :: else -> k = 0; break od;
 #if VERIFIERS > 0
         run Verifier();
+#endif
+#if FAILURES > 0
+        run Disk();
 #endif
         run Death(); run Power()
     }
