@@ -17,9 +17,11 @@
  *  G5 [model: growth] A journal that grew shrinks to its configured length when it is empty and its first handle is
  *     alone: slots first, then the file. A shorter file under a header that says more would be damage.
  *  G6 [model: growth] Who meets the geometry of a grower that died before control knew it writes the other slot too
- *     before a frame relies on it; the first to attach does so for every geometry that the slots do not share.
- *     Otherwise acknowledged frames hang on one slot, and if that one is damaged, the other tells of an older
- *     journal.
+ *     and tells control before a frame relies on it; the first to attach does so for every geometry that the slots do
+ *     not share. Otherwise acknowledged frames hang on one slot, and if that one is damaged, the other tells of an
+ *     older journal. And handles that know the shorter ring would not look for a longer one when they miss a frame:
+ *     they would take it for damaged or, if it is not durable yet, for a failed sync (J10). A commit may meet that
+ *     geometry as late as in the checkpoint that makes room for its frame, so it looks after that.
  */
 #include <inttypes.h>
 #include <stdlib.h>

@@ -298,7 +298,7 @@ int km__mark_unclean(km_map *map, uint64_t deadline);
 
 /* ---- grow.c ---- */
 int km__grow_journal(km_map *map, uint64_t length, uint64_t deadline);
-/* Under WRITER, before a frame is written: see G6. */
+/* Under WRITER, when there is room for a frame and before it is written: see G6. */
 int km__finish_dead_growth(km_map *map, uint64_t deadline);
 int km__shrink_journal(km_map *map, struct km__slots *slots);
 /** Reserve the space of `size` bytes of data and of their checksums. */

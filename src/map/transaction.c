@@ -291,13 +291,13 @@ static int write_frame(struct build *build, uint64_t deadline) {
     struct km__cursor after;
     uint64_t length = 0, position = 0;
     int result = km__mark_unclean(map, deadline);
-    if (result == 0)
-        result = km__finish_dead_growth(map, deadline);
     for (;;) {
         if (result == 0)
             result = finish_frame(build, &bytes, &length, &after);
         if (result == 0)
             result = km__journal_room(map, length, deadline, &position);
+        if (result == 0) /* the checkpoint that made room may have met a longer ring: see G6 */
+            result = km__finish_dead_growth(map, deadline);
         if (result != 0 || !build->full_pages || build->target == km__load(&map->control->target))
             break;
         result = build_frame(build); /* a checkpoint was begun meanwhile: see C9 */

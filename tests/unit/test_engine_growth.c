@@ -129,6 +129,38 @@ static void a_frame_in_a_longer_ring_is_known_to_both_slots(void **state) {
     }
 }
 
+/* The longer ring comes to light while a commit looks for room, by its checkpoint: the frame lies in the new part at
+ * once. A reader keeps home where it is, so that only the frame tells the others of the commit. */
+static void a_ring_that_a_commit_finds_longer_is_told_to_all(void **state) {
+    (void)state;
+    for (int round = 0; round < 4; round++) {
+        char *path = scratch_path("room-%d.km", round);
+        km_map *map = open_small_ring(path, SIZE, 0, KM_CREATE | (round % 2 == 0 ? 0 : KM_LAZY));
+        km_map *other = open_small_ring(path, 0, 0, 0), *reader = open_small_ring(path, 0, 0, KM_READONLY);
+        check_commit_fill(map, 0, 1, 100);
+        must(km_checkpoint(map));
+        must(km_begin(other, KM_READ));
+        assert_int_equal(check_in_child(round < 2 ? grow_journal_and_die : grow_journal_in_one_slot_and_die, path, 20),
+                         -SIGKILL);
+        check_commit_fill(map, 4096, 2, RING / 16 * 7); /* less than makes a checkpoint due */
+        assert_int_equal(map->header.journal_size, RING);
+        check_commit_fill(map, 4096, 3, RING / 8 * 5); /* not more than a ring, but more than is left of it */
+        assert_true(map->cursor.position > RING);
+        struct km__slots slots;
+        must(km__slots_load(map, &slots));
+        assert_int_equal(slots.slot[0].journal_size, slots.slot[1].journal_size);
+        must(km_abort(other));
+        assert_int_equal(byte_at(other, 4096), 3);
+        assert_int_equal(byte_at(reader, 4096), 3);
+        check_commit_fill(other, 4096, 4, 100);
+        assert_int_equal(byte_at(map, 4096), 4);
+        check_clean(other);
+        must(km_close(reader));
+        must(km_close(other));
+        must(km_close(map));
+    }
+}
+
 static void growth_takes_nothing_over_that_lies_behind_the_file(void **state) {
     (void)state;
     const char *path = scratch_path("junk.km");
@@ -216,6 +248,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_grower_that_died_before_it_said_so_harms_nobody),
         cmocka_unit_test(a_frame_in_a_longer_ring_is_known_to_both_slots),
+        cmocka_unit_test(a_ring_that_a_commit_finds_longer_is_told_to_all),
         cmocka_unit_test(growth_takes_nothing_over_that_lies_behind_the_file),
         cmocka_unit_test(growth_shows_the_grower_no_store_behind_the_old_end),
         cmocka_unit_test(a_checkpoint_does_not_wait_for_a_whole_verification),
