@@ -74,8 +74,8 @@ int km__target_check(const char *target) {
             return check_name(target, target + length);
         return km__error(
             KM_EINVAL,
-            "%.64s: a map backed by the paging file is written %sNAME, with these capitals (and a path that "
-            "looks so with ./ before it)",
+            "%.64s: the prefix of a map backed by the paging file has its capitals elsewhere: write %sNAME, with "
+            "these capitals, or ./ before it if a path is meant",
             target, prefixes[i]);
     }
     return 0;
