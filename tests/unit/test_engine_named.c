@@ -371,6 +371,7 @@ static void an_object_ends_with_its_user_though_a_child_of_that_lives(void **sta
         user.pid = fork();
         assert_true(user.pid >= 0);
         if (user.pid == 0) {
+            prctl(PR_SET_PDEATHSIG, SIGKILL);
             child_check(km_sync(map) == KM_EFORKED);
             child_check(km_data(map) == NULL);
             child_must(km_close(map)); /* which must not take the parent's object away */
