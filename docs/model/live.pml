@@ -29,10 +29,12 @@
  *   FLAG_ANY        a seal sets the flag while others are attached
  *   CLOSE_NO_ATTACH the last to close does not hold ATTACH
  *   SEAL_NO_LOCK    seals do not exclude each other
- *   NO_REWRITE      the first to attach to a map that was not closed clean does not write pages and entries once more,
- *                   the same bytes, so that a sync means something (with FAILURES)
- *   NO_SUSPICION    nor does a seal, though somebody who had CHECKPOINT has died, or had it when this handle attached,
- *                   and may have been told of a failure that this handle is not told of (with FAILURES)
+ *   NO_DOUBT_KEPT   the first to attach to a map that was not closed clean forgets that a sync failed in the session
+ *                   before, or that somebody died who may have been told so: the seals of this one do not write all
+ *                   pages and entries once more, the same bytes, so that a sync means something (with FAILURES)
+ *   NO_SUSPICION    nor does a seal, though in this session somebody died with CHECKPOINT (with FAILURES)
+ *   UNMARKED        the first to attach leaves no mark while it writes the header, which may be told of a failure too
+ *                   (with FAILURES)
  *   ONE_LOOK        a Verifier does not look at the flag again after the page
  *   HOLDER_LATE     a writer leaves its mark after its first store
  *   HOLDER_KEPT     it takes its mark out after it has let go of WRITER
@@ -107,6 +109,7 @@ byte header_durable;        /* the slot that is on the disk, + 1 */
 bool poison;                /* a sync has failed */
 bool mark;                  /* set while somebody has CHECKPOINT */
 bool suspect;               /* one who had it died, and may have been told of a failure */
+bool unsure;                /* the same, or a sync failed, in an earlier session; the first to attach leaves it so */
 
 /* Ghost. */
 byte boot = 1;              /* this start of the machine */
@@ -254,10 +257,22 @@ inline set_mark() {
 }
 
 inline rebuild() {
-    atomic { header_durable = 0; poison = 0; mark = 0; suspect = 0; clean = IS_CLEAN(NEWEST) }
-#if FAILURES > 0 && !defined(NO_REWRITE)
-    if :: !clean -> rewrite() :: else fi;
+    clean = IS_CLEAN(NEWEST);
+#if FAILURES > 0 && !defined(NO_DOUBT_KEPT)
+    atomic {
+        if
+        :: clean || cache[BOOT] != boot -> unsure = 0
+        :: !clean && cache[BOOT] == boot -> unsure = unsure || poison || mark || suspect
+        fi
+    }
 #endif
+    atomic {
+        header_durable = 0; poison = 0; suspect = 0;
+#if FAILURES > 0 && !defined(UNMARKED)
+        mark = 1;
+#endif
+        skip
+    }
 #ifndef MARK_LATE
     set_mark();
 #endif
@@ -308,8 +323,10 @@ inline seal(closing) {
     :: !poison ->
 #if FAILURES > 0
     atomic { if :: mark -> suspect = 1 :: else fi; mark = 1 }
-#ifndef NO_SUSPICION
-    if :: suspect || careful -> rewrite() :: else fi;
+#ifdef NO_SUSPICION
+    if :: unsure -> rewrite() :: else fi;
+#else
+    if :: unsure || suspect -> rewrite() :: else fi;
 #endif
 #endif
     e0 = cache[PAGE(0)];
@@ -336,7 +353,7 @@ inline seal(closing) {
         :: failed -> poison = 1
         :: else ->
             kept[0] = MAX(kept[0], BEFORE(h, 0)); kept[1] = MAX(kept[1], BEFORE(h, 1));
-            suspect = 0; careful = 0
+            unsure = 0; suspect = 0
         fi;
         mark = 0
     }
@@ -379,7 +396,7 @@ inline write() {
 
 proctype Handle(byte h) {
     byte lives, i, x, e0, e1;
-    bool clean, told_so, failed, careful;
+    bool clean, told_so, failed;
     do
     :: lives < LIVES ->
         {
@@ -388,8 +405,8 @@ proctype Handle(byte h) {
         if :: !OTHERS(h) -> rebuild() :: else fi;
         atomic {
             slot_locked[h] = !failed;
-            careful = OTHERS(h) && mark;
             if :: failed -> poison = 1 :: else fi;
+            if :: !OTHERS(h) -> mark = 0 :: else fi;
             attach_lock = FREE
         }
         if :: failed -> failed = 0; goto out :: else fi;
@@ -409,11 +426,11 @@ proctype Handle(byte h) {
             slot_locked[h] = 0;
             if :: attach_lock == h -> attach_lock = FREE :: else fi
         }
-out:    atomic { careful = 0; lives++ }
+out:    lives++
         } unless {
             atomic { dies[h] -> /* its locks are free already */
                 dies[h] = 0; BEFORE(h, 0) = 0; BEFORE(h, 1) = 0; i = 0; x = 0; e0 = 0; e1 = 0;
-                clean = 0; told_so = 0; failed = 0; careful = 0; lives++ }
+                clean = 0; told_so = 0; failed = 0; lives++ }
         }
     :: else -> break
     od
