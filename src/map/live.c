@@ -29,10 +29,10 @@
  *  S8 Who gets WRITER, or seals, and finds a newer geometry in the header than in control finishes that growth: its
  *     grower died between the first slot and control. Otherwise those who attached before know the old size and those
  *     who came later the new one, and the next growth of one of the former could make the map smaller.
- *  S9 After a sync that failed the page cache shows bytes that the disk never got, and a new sync reports success. So the
- *     first seal after it, and after the death of who may have met one (its mark stands: see J9 in journal.c), has
- *     all pages and entries written, changed or not. `unsure` tells so from one session to the next. Otherwise a map
- *     calls itself sealed whose pages are not on the disk.
+ *  S9 After a sync that failed the page cache shows bytes that the disk never got, and a new sync reports success.
+ *     So the first seal after it, and after the death of who may have met one (its mark stands: see J9 in journal.c),
+ *     has all pages and entries written, changed or not. `unsure` tells so from one session to the next. Otherwise a
+ *     map calls itself sealed whose pages are not on the disk.
  *
  * The generation goes on from one session to the next of the same start of the machine by control; after another start
  * it is that of the last seal.

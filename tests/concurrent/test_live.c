@@ -5,8 +5,8 @@
  * each abort that left it unrepaired; what a writer finds is consistent unless it was told.
  *
  * The processes tell in shared memory where they stand, so that the parent, which stops a writer before it kills it,
- * knows whether it dies inside: only then, or only outside, in the first tests ("exact"); anywhere, also in the middle of
- * a call, in the last.
+ * knows whether it dies inside. In the first tests ("exact") writers die inside or outside, in the last one anywhere,
+ * also in the middle of a call.
  */
 #include <errno.h>
 #include <signal.h>

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Power cuts and deaths beside live maps, on the simulated system. A seeded script of stores, transactions, seals,
- * growth, deaths and reopenings runs once; the machine is saved before each of its steps. What is opened from the images
- * of these states must hold:
+ * growth, deaths and reopenings runs once; the machine is saved before each of its steps. What is opened from the
+ * images of these states must hold:
  *
  *  - no page is ever called damaged, and a map that calls itself sealed holds exactly what its checksums are about;
  *  - while a handle that may write is open, no image calls itself sealed, and the next writer is told;
