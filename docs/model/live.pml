@@ -396,17 +396,18 @@ inline write() {
 
 proctype Handle(byte h) {
     byte lives, i, x, e0, e1;
-    bool clean, told_so, failed;
+    bool clean, told_so, failed, first;
     do
     :: lives < LIVES ->
         {
         atomic { attach_lock == FREE -> attach_lock = h }
-        OPEN(h);
-        if :: !OTHERS(h) -> rebuild() :: else fi;
+        atomic { OPEN(h); first = !OTHERS(h) }
+        if :: first -> rebuild() :: else fi;
         atomic {
             slot_locked[h] = !failed;
             if :: failed -> poison = 1 :: else fi;
-            if :: !OTHERS(h) -> mark = 0 :: else fi;
+            if :: first -> mark = 0 :: else fi;
+            first = 0;
             attach_lock = FREE
         }
         if :: failed -> failed = 0; goto out :: else fi;
@@ -430,7 +431,7 @@ out:    lives++
         } unless {
             atomic { dies[h] -> /* its locks are free already */
                 dies[h] = 0; BEFORE(h, 0) = 0; BEFORE(h, 1) = 0; i = 0; x = 0; e0 = 0; e1 = 0;
-                clean = 0; told_so = 0; failed = 0; lives++ }
+                clean = 0; told_so = 0; failed = 0; first = 0; lives++ }
         }
     :: else -> break
     od
