@@ -53,7 +53,9 @@ int km__frame_read(struct km__frame *frame, const unsigned char *ring, uint64_t 
 
 /**
  * The same, looking at the head only (checksum of the head, chain, generation, limits; not the body). For finding out
- * where frames end that another process has said to be complete.
+ * where frames end that another process has said to be complete. One thing can stand beside a complete frame and have
+ * a head that holds too: what a writer left that died in the middle, behind the last frame, when the next one did not
+ * fit there and went to 0. So if both places have such a head, the body of the first decides.
  */
 int km__frame_peek(struct km__frame_head *head, uint64_t *position, const unsigned char *ring, uint64_t ring_size,
                    const struct km__frame_limits *limits, struct km__cursor *cursor);

@@ -156,19 +156,23 @@ int km__frame_read(struct km__frame *frame, const unsigned char *ring, uint64_t 
     return read_at(frame, 0, ring, ring_size, limits, cursor);
 }
 
+/* Whether the stored body has the head's checksum, summed where it stands. */
+static bool body_sums(const struct km__frame_head *head, uint64_t position, const unsigned char *ring) {
+    return km__crc32c(0, ring + position + sizeof *head, (size_t)(head->length - sizeof *head)) == head->body_checksum;
+}
+
 int km__frame_peek(struct km__frame_head *head, uint64_t *position, const unsigned char *ring, uint64_t ring_size,
                    const struct km__frame_limits *limits, struct km__cursor *cursor) {
-    const uint64_t places[] = {cursor->position, 0};
-    for (int i = 0; i < 2; i++) {
-        struct km__frame_head copy;
-        if (!read_head(&copy, places[i], ring, ring_size, limits, cursor))
-            continue;
-        *head = copy;
-        *position = places[i];
-        move_behind(cursor, &copy, places[i]);
-        return 0;
-    }
-    return 1;
+    struct km__frame_head behind, start;
+    const bool holds_behind = read_head(&behind, cursor->position, ring, ring_size, limits, cursor);
+    const bool holds_start = cursor->position != 0 && read_head(&start, 0, ring, ring_size, limits, cursor);
+    if (!holds_behind && !holds_start)
+        return 1;
+    const bool at_start = holds_start && (!holds_behind || !body_sums(&behind, cursor->position, ring));
+    *head = at_start ? start : behind;
+    *position = at_start ? 0 : cursor->position;
+    move_behind(cursor, head, *position);
+    return 0;
 }
 
 /* Bodies are summed where they stand, as nothing else is done with them. A hostile ring of heads that reach far over
@@ -184,9 +188,8 @@ uint64_t km__frame_search_durable(const unsigned char *ring, uint64_t ring_size,
         if (km__load32(ring + position) == KM__FRAME_MAGIC) {
             km__copy_once(&head, ring + position, sizeof head);
             if (km__frame_head_holds(&head, uuid, ring_size - position) && head.length <= budget) {
-                const size_t length = (size_t)(head.length - sizeof head);
                 budget -= head.length;
-                if (km__crc32c(0, ring + position + sizeof head, length) == head.body_checksum) {
+                if (body_sums(&head, position, ring)) {
                     step = head.length;
                     if (head.durable > generation && head.durable > highest)
                         highest = head.durable;

@@ -15,7 +15,8 @@
  *     until all of them are reusable.
  *  J3 [model: ring] A writer first adopts a complete frame that stands at the head without having been published: its
  *     writer died between the two. Otherwise the writer's own frame of the same generation may go to the other place
- *     (the start of the ring), and a walk then finds the dead one's first.
+ *     (the start of the ring), and a walk then finds the dead one's first. A torn one is left where it is: a walk that
+ *     looks at heads only must not take it for the writer's own, or a sync makes the wrong bytes durable.
  *  J4 [model: durability] A sync covers everything from frame `durable` on, not just the own frame: publishing
  *     `durable` = n says that every frame up to n is durable.
  *  J5 [model: snapshot] `visible` is published before `durable`, both as a maximum. In the other order a checkpoint can

@@ -314,6 +314,35 @@ static void a_frame_in_a_longer_ring_is_adopted(void **state) {
     must(km_close(map));
 }
 
+/* A writer died in the middle of its frame, whose head is whole. The next commit does not fit behind the last one and
+ * stands at the start of the ring; who syncs has walked neither. */
+static void a_torn_frame_is_not_synced_in_place_of_the_next(void **state) {
+    (void)state;
+    for (int commits = 1; commits <= 2; commits++) {
+        os_sim_reset(1);
+        km_map *torn = small_open(KM_CREATE | KM_LAZY), *lazy = small_open(KM_LAZY), *map = small_open(0);
+        const uint64_t near = small_come_near_the_end(torn);
+        must(km_sync(torn));
+        small_expect(map, near);
+        check_commit_fill(torn, 0, 99, 5000);
+        const struct km__place *place = km__places_find(&torn->places, near + 1);
+        static const unsigned char old[64];
+        assert_true(os_sim_damage(SMALL_PATH, map->header.journal_offset + place->position + 4000, old, sizeof old));
+        atomic_store(&map->control->appended, near);
+        atomic_store(&map->control->visible, near);
+        small_die(torn);
+        for (int i = 1; i <= commits; i++)
+            check_commit_fill(lazy, 0, (int)near + i, i == 1 ? 20000 : 100);
+        assert_true(lazy->cursor.position < map->cursor.position);
+        must(km_sync(map));
+        os_sim_cut();
+        os_sim_reboot(NULL, OS_SIM_NOTHING, 1);
+        map = small_open(0);
+        small_expect(map, near + (uint64_t)commits);
+        must(km_close(map));
+    }
+}
+
 /* ---- what a map tells of itself ---------------------------------------------------------------------------------- */
 
 static int note_generation(void *context, const struct km_log_entry *entry) {
@@ -411,6 +440,7 @@ int main(void) {
         cmocka_unit_test(a_reader_does_not_hold_back_what_it_has_read),
         cmocka_unit_test(a_frame_that_was_not_published_is_adopted),
         cmocka_unit_test(a_frame_in_a_longer_ring_is_adopted),
+        cmocka_unit_test(a_torn_frame_is_not_synced_in_place_of_the_next),
         cmocka_unit_test(verify_and_log_wait_for_a_checkpoint),
         cmocka_unit_test(the_log_ends_with_the_newest_commit_wherever_the_ring_is),
         cmocka_unit_test(what_is_not_visible_is_not_told),
