@@ -360,6 +360,29 @@ void km__be_careful(km_map *map) {
         map->careful = km__load(&control->appended) + 1;
 }
 
+/* Under SYNC: from home to behind frame `durable`. No pin holds what lies between. A checkpoint that needs no sync any
+ * more can end meanwhile, and those frames be overwritten; then home is further, and the walk is shorter. 1: a frame is
+ * lost, behind the cursor. */
+static int walk_to_durable(km_map *map, uint64_t durable, struct km__cursor *cursor) {
+    struct km__slots slots;
+    uint64_t home = 0;
+    for (bool again = false;; again = true) {
+        int result = km__geometry_refresh(map);
+        if (result == 0)
+            result = km__slots_load(map, &slots);
+        if (result != 0)
+            return result;
+        if (again && slots.slot[slots.chosen].generation <= home)
+            return 1;
+        home = slots.slot[slots.chosen].generation;
+        *cursor = km__header_cursor(&slots.slot[slots.chosen]);
+        while (result == 0 && cursor->generation < durable)
+            result = km__journal_read(map, &map->frame, cursor);
+        if (result != 1)
+            return result;
+    }
+}
+
 /* J9, under SYNC: write the suspected frames of (durable, appended] again. */
 static int rewrite_suspects(km_map *map, uint64_t appended) {
     struct km__control *control = map->control;
@@ -370,15 +393,8 @@ static int rewrite_suspects(km_map *map, uint64_t appended) {
     last = last < appended ? last : appended;
     if (last <= durable)
         return 0;
-    struct km__slots slots;
-    int result = km__geometry_refresh(map);
-    if (result == 0)
-        result = km__slots_load(map, &slots);
-    if (result != 0)
-        return result;
-    struct km__cursor cursor = km__header_cursor(&slots.slot[slots.chosen]);
-    while (result == 0 && cursor.generation < durable)
-        result = km__journal_read(map, &map->frame, &cursor);
+    struct km__cursor cursor;
+    int result = walk_to_durable(map, durable, &cursor);
     while (result == 0 && cursor.generation < last)
         result = km__frame_rewrite(map, &cursor);
     return result == 1 ? km__frame_lost(map, cursor.generation + 1) : result;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * What others do between two calls of the system while a map is opened: the path gets another file before the first
- * lock, and both header slots are caught while they are being written.
+ * What others do between two calls of the system. While a map is opened: the path gets another file before the first
+ * lock, and both header slots are caught while they are being written. While one syncs that has looked at the slots:
+ * a checkpoint ends, and the frames that it has brought home are overwritten.
  *
  * This program has an fcntl() and a pread() of its own, which let it happen just then.
  */
@@ -56,6 +57,8 @@ __attribute__((visibility("default"))) int fcntl(int descriptor, int command, ..
     return real(descriptor, command, argument);
 }
 
+static void (*behind_next_look)(void); /* happens once the slots are read; NULL: nothing does */
+
 static unsigned torn_looks; /* so many looks at the slots find both in the middle of their write */
 
 __attribute__((visibility("default"))) ssize_t pread(int descriptor, void *bytes, size_t length, off_t offset) {
@@ -69,6 +72,11 @@ __attribute__((visibility("default"))) ssize_t pread(int descriptor, void *bytes
         torn_looks--;
         ((unsigned char *)bytes)[KM__SLOT_A + 2000] ^= 1;
         ((unsigned char *)bytes)[KM__SLOT_B + 2000] ^= 1;
+    }
+    void (*happens)(void) = behind_next_look;
+    if (happens != NULL && offset == KM__SLOT_A && got == 2 * (ssize_t)KM__SLOT_SIZE) {
+        behind_next_look = NULL;
+        happens();
     }
     return got;
 }
@@ -108,11 +116,51 @@ static void slots_that_are_being_written_are_looked_at_again(void **state) {
     must(km_close(map));
 }
 
+static km_map *lazy, *checkpointer; /* beside the handle that syncs */
+static uint64_t durable;
+
+/* The checkpoint has seen to it that everything was durable before the last commit was made, so that it does not wait
+ * for SYNC. Then the writer comes to the start of the ring. */
+static void checkpoint_and_go_round(void) {
+    struct km__control *control = lazy->control;
+    const uint64_t appended = km__load(&control->appended), position = lazy->cursor.position;
+    atomic_store(&control->appended, durable);
+    must(km_checkpoint(checkpointer));
+    atomic_store(&control->appended, appended);
+    assert_int_equal(control->checkpointed, durable);
+    for (int value = 100; lazy->cursor.position >= position; value++)
+        check_commit_fill(lazy, 0, value, 4000);
+}
+
+static void who_syncs_suspected_frames_misses_none_that_went_home(void **state) {
+    (void)state;
+    const char *path = scratch_path("suspects.km");
+    const struct km_options options = {
+        .struct_size = sizeof options, .size = SIZE, .journal_size = KM__JOURNAL_MIN, .flags = KM_CREATE};
+    km_map *map = NULL;
+    must(km_open(&map, path, &options));
+    lazy = check_open(path, 0, KM_LAZY);
+    checkpointer = check_open(path, 0, 0);
+    for (durable = 0; durable < 7; durable++)
+        check_commit_fill(map, 0, (int)durable + 1, 4000);
+    check_commit_fill(lazy, 0, 99, 100);
+    atomic_fetch_add(&map->control->sync_began, 1); /* somebody died in a sync */
+    behind_next_look = checkpoint_and_go_round;
+    must(km_sync(map));
+    assert_null(behind_next_look);
+    assert_in_range(map->control->durable, durable + 1, km_generation(lazy));
+    check_clean(map);
+    must(km_close(checkpointer));
+    must(km_close(lazy));
+    must(km_close(map));
+}
+
 int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_waited_for_a_map_that_was_replaced_has_the_new_one),
         cmocka_unit_test(slots_that_are_being_written_are_looked_at_again),
+        cmocka_unit_test(who_syncs_suspected_frames_misses_none_that_went_home),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
