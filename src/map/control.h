@@ -18,7 +18,8 @@
  * | failed            | whoever saw a sync fail                    | none, only ever set       |
  * | header_durable    | who made a slot durable: its sequence      | CHECKPOINT                |
  * | sync_began, ended | who syncs the journal, before and after    | SYNC                      |
- * | file_mark         | the holder of CHECKPOINT, for as long      | CHECKPOINT                |
+ * | file_mark         | the holder of CHECKPOINT, for as long;     | CHECKPOINT                |
+ * |                   | live: it stays if its holder failed        |                           |
  * | suspect           | who finds file_mark set by a dead holder   | CHECKPOINT, atomic maximum|
  * | writer_wanted ... | waiters set it, the releaser clears it     | none                      |
  * | holder            | live: the holder of WRITER, slot + 1       | WRITER                    |

@@ -263,10 +263,12 @@ static int move_regions(km_map *map, uint64_t size) {
         return km__error_prefix(result, "%s: growing to %" PRIu64 " bytes", map->path, size);
     }
     result = km__slots_store_both(map, &slots, &moved);
-    if (result == 0)
-        result = km__regions_map(map, &slots.slot[slots.chosen]);
-    if (result == 0)
+    if (result == 0) { /* told first: the next begin tries again to map what could not be mapped */
         km__raise(&map->control->geometry, moved.geometry);
+        result = km__regions_map(map, &slots.slot[slots.chosen]);
+    } else if (km__is_live(map)) {
+        atomic_store(&map->control->file_mark, 1); /* S8 in live.c */
+    }
     map->stale = true; /* positions are new: the next begin starts from the header */
     return result;
 }

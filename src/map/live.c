@@ -28,11 +28,15 @@
  *     the page: a writer may have attached between the first look and the page.
  *  S8 Who gets WRITER, or seals, and finds a newer geometry in the header than in control finishes that growth: its
  *     grower died between the first slot and control. Otherwise those who attached before know the old size and those
- *     who came later the new one, and the next growth of one of the former could make the map smaller.
+ *     who came later the new one, and the next growth of one of the former could make the map smaller. For the same
+ *     reason who has written both slots tells it in control before it maps the new bytes, which can fail; and who
+ *     failed under CHECKPOINT leaves its mark, as if it had died: one slot may be written and the other not.
  *  S9 After a sync that failed the page cache shows bytes that the disk never got, and a new sync reports success.
  *     So the first seal after it, and after the death of who may have met one (its mark stands: see J9 in journal.c),
  *     has all pages and entries written, changed or not. `unsure` tells so from one session to the next. Otherwise a
  *     map calls itself sealed whose pages are not on the disk.
+ * S10 A generation that goes from control into a header is one that a header can have. Otherwise a wild word in
+ *     `visible` would be sealed into both slots, and the map could never be opened again.
  *
  * The generation goes on from one session to the next of the same start of the machine by control; after another start
  * it is that of the last seal.
@@ -67,11 +71,14 @@ static bool same_boot(const struct km__control *control) {
            km__load(&control->boot[0]) == now[0] && km__load(&control->boot[1]) == now[1];
 }
 
-uint64_t km__live_generation(const km_map *map, const struct km__header *header) {
+/* S10: `visible`, if it can be the number of a commit after the header's. */
+static uint64_t visible_after(const km_map *map, const struct km__header *header) {
     const uint64_t visible = km__load(&map->control->visible);
-    return same_boot(map->control) && visible > header->generation && visible <= KM__GENERATION_MAX
-               ? visible
-               : header->generation;
+    return visible > header->generation && visible <= KM__GENERATION_MAX ? visible : header->generation;
+}
+
+uint64_t km__live_generation(const km_map *map, const struct km__header *header) {
+    return same_boot(map->control) ? visible_after(map, header) : header->generation;
 }
 
 bool km__live_is_abandoned(km_map *map, const struct km__header *header, bool lives) {
@@ -211,12 +218,20 @@ int km__live_refresh(km_map *map) {
         return result;
     map->cursor.data_size = map->header.data_size;
     map->cursor.generation =
-        lives ? km__load(&map->control->visible) : km__live_generation(map, &slots.slot[slots.chosen]);
+        lives ? visible_after(map, &map->header) : km__live_generation(map, &slots.slot[slots.chosen]);
     return 0;
 }
 
-/* S8, under WRITER, so that no growth is under way. The slots are read only if a holder of CHECKPOINT is at work or has
- * died, or if this handle came after the death. */
+/* Let go of CHECKPOINT (S8). */
+static void checkpoint_end(km_map *map, int result) {
+    if (result == 0)
+        km__checkpoint_unlock(map);
+    else
+        km__unlock(map, KM__CHECKPOINT);
+}
+
+/* S8, under WRITER, so that no growth is under way. The slots are read only if a holder of CHECKPOINT is at work, has
+ * died or has failed, or if this handle came after that. */
 static int finish_growth(km_map *map, uint64_t deadline) {
     struct km__control *control = map->control;
     struct km__slots slots;
@@ -233,11 +248,11 @@ static int finish_growth(km_map *map, uint64_t deadline) {
         const struct km__header same = slots.slot[slots.chosen];
         result = km__slots_store_both(map, &slots, &same);
     }
-    if (result == 0)
+    if (result == 0) {
+        km__raise(&control->geometry, slots.slot[slots.chosen].geometry);
         result = km__regions_follow(map, &slots.slot[slots.chosen]);
-    if (result == 0)
-        km__raise(&control->geometry, map->header.geometry);
-    km__checkpoint_unlock(map);
+    }
+    checkpoint_end(map, result);
     return result;
 }
 
@@ -279,24 +294,47 @@ int km__live_begin(km_map *map, enum km_access access) {
                      map->path);
 }
 
+/* Under WRITER: the number of the next commit, which is the newest then. */
+static int next_generation(km_map *map, uint64_t *next) {
+    const uint64_t visible = km__load(&map->control->visible);
+    if (visible >= KM__GENERATION_MAX)
+        return km__error(KM_ESIZE,
+                         "%s: there is no number for a commit after %" PRIu64
+                         ", unless that was overwritten: close it everywhere and open it again",
+                         map->path, visible);
+    *next = visible + 1;
+    return 0;
+}
+
+static void publish_next(km_map *map, uint64_t next) {
+    map->cursor.generation = next;
+    km__raise(&map->control->appended, next);
+    km__publish(map, next);
+}
+
 int km__live_end(km_map *map, bool keep) {
     struct km__control *control = map->control;
     const bool writing = map->access == KM_WRITE;
-    map->access = 0;
-    if (!writing)
+    if (!writing) {
+        map->access = 0;
         return (map->flags & KM_GUARD) != 0 ? km__still_there(map) : 0;
+    }
+    uint64_t next = 0;
     int result = km__still_there(map);
+    if (!map->lost && keep) {
+        result = next_generation(map, &next);
+        if (result != 0)
+            return result;
+    }
+    map->access = 0;
     if (map->lost) {
         km__unlock(map, KM__WRITER);
         return result;
     }
     if (keep || !map->abandoned)
         atomic_store(&control->holder, 0); /* S5; what was stored before is seen by who sees this */
-    if (keep) {
-        map->cursor.generation = km__load(&control->visible) + 1;
-        km__raise(&control->appended, map->cursor.generation);
-        km__publish(map, map->cursor.generation);
-    }
+    if (keep)
+        publish_next(map, next);
     km__unpin(map);
     km__unlock(map, KM__WRITER);
     return 0;
@@ -363,9 +401,9 @@ static int seal_pages(km_map *map, uint64_t *digest) {
 static int seal(km_map *map, bool closing) {
     struct km__slots slots;
     struct km__control *control = map->control;
-    const uint64_t generation = km__load(&control->visible);
     uint64_t digest = 0;
     int result = km__slots_load(map, &slots);
+    const uint64_t generation = result == 0 ? visible_after(map, &slots.slot[slots.chosen]) : 0;
     if (result == 0)
         result = km__regions_follow(map, &slots.slot[slots.chosen]);
     if (result == 0)
@@ -397,7 +435,7 @@ int km__live_seal(km_map *map, uint64_t deadline, bool closing) {
     if (result != 0)
         return result;
     result = seal(map, closing);
-    km__checkpoint_unlock(map);
+    checkpoint_end(map, result);
     return result;
 }
 
@@ -423,11 +461,11 @@ static int grow_in_place(km_map *map, uint64_t size, uint64_t deadline) {
         header.geometry++;
         result = km__slots_store_both(map, &slots, &header);
     }
-    if (result == 0)
+    if (result == 0) {
+        km__raise(&map->control->geometry, slots.slot[slots.chosen].geometry);
         result = km__regions_map(map, &slots.slot[slots.chosen]);
-    if (result == 0)
-        km__raise(&map->control->geometry, map->header.geometry);
-    km__checkpoint_unlock(map);
+    }
+    checkpoint_end(map, result);
     return result == 0 ? km__live_refresh(map) : result;
 }
 
@@ -438,13 +476,13 @@ int km__live_grow(km_map *map, uint64_t size, uint64_t deadline) {
             return result;
         const uint64_t now = map->header.data_size;
         const bool fits = size <= map->header.data_capacity;
+        uint64_t next = 0;
         if (size > now && fits)
+            result = next_generation(map, &next);
+        if (size > now && fits && result == 0)
             result = grow_in_place(map, size, deadline);
-        if (size > now && fits && result == 0) {
-            map->cursor.generation = km__load(&map->control->visible) + 1;
-            km__raise(&map->control->appended, map->cursor.generation);
-            km__publish(map, map->cursor.generation);
-        }
+        if (size > now && fits && result == 0)
+            publish_next(map, next);
         km__unlock(map, KM__WRITER);
         if (result != 0 || size == now || (size > now && fits))
             return result;
