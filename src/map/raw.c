@@ -24,12 +24,17 @@ int km__raw_create(struct os_file *file, const struct km_options *options, const
     return result != 0 ? result : os_file_allocate(file, 0, options->size);
 }
 
+/* By the mark of either header slot: a map is one as long as one of them is good. */
 static int refuse_maps(km_map *map, uint64_t size) {
-    char magic[8] = {0};
-    if (map->read_only || size < sizeof magic)
-        return 0;
-    const int result = os_file_read(map->file, 0, magic, sizeof magic);
-    if (result != 0 || memcmp(magic, KM__MAGIC, sizeof magic) != 0)
+    bool marked = false;
+    int result = 0;
+    for (uint64_t slot = KM__SLOT_A; slot <= KM__SLOT_B && !map->read_only && result == 0; slot += KM__SLOT_B) {
+        char magic[8] = {0};
+        if (size >= slot + sizeof magic)
+            result = os_file_read(map->file, slot, magic, sizeof magic);
+        marked = marked || memcmp(magic, KM__MAGIC, sizeof magic) == 0;
+    }
+    if (result != 0 || !marked)
         return result;
     return km__error(KM_EINVAL,
                      "%s: it is a keepmap map, and raw stores would damage it: open it without KM_RAW, or with "

@@ -234,6 +234,13 @@ static void a_keepmap_map_is_refused_for_writing_and_can_be_looked_at(void **sta
         must(km_close(raw));
         must(km_close(map));
         must_fail(try_open(&raw, path, 0, 0), KM_EINVAL);
+        /* one slot is enough for a map */
+        scratch_flip(path, KM__SLOT_A, 1);
+        must_fail(try_open(&raw, path, 0, 0), KM_EINVAL);
+        must(km_open(&map, path, NULL));
+        must(km_close(map)); /* which mended it */
+        scratch_flip(path, KM__SLOT_B, 1);
+        must_fail(try_open(&raw, path, 0, 0), KM_EINVAL);
     }
 }
 
