@@ -288,12 +288,9 @@ static int attach_locked(km_map *map, const struct km_options *options, bool cre
 }
 
 /* What is open when this fails is closed with the handle. */
-static int open_file(km_map *map, const struct km_options *options, const struct km__created *created) {
+static int open_file(km_map *map, const struct km_options *options, bool created) {
     int result = 0;
-    if (created != NULL) {
-        map->file = created->file;
-        map->locks = created->locks;
-    } else {
+    if (!created) {
         result = os_file_open(&map->file, map->path, !map->read_only);
         if (result == 0 && (options->flags & KM_ANY_FILESYSTEM) == 0)
             result = os_file_check_coherent(map->file);
@@ -309,14 +306,14 @@ static int open_file(km_map *map, const struct km_options *options, const struct
     return result;
 }
 
-static int attach_file(km_map *map, const struct km_options *options, const struct km__created *created) {
+static int attach_file(km_map *map, const struct km_options *options, bool created) {
     int result = open_file(map, options, created);
-    if (result == 0 && created == NULL)
+    if (result == 0 && !created)
         result = km__lock_wait(map, KM__ATTACH, map->read_only ? OS_LOCK_READ : OS_LOCK_WRITE,
                                km__deadline(map)); /* O1, O5 */
     if (result != 0)
         return result;
-    result = attach_locked(map, options, created != NULL);
+    result = attach_locked(map, options, created);
     if (result != 0)
         km__slot_release(map);
     km__unlock(map, KM__ATTACH);
@@ -384,9 +381,13 @@ static int attach(km_map **out, const char *path, const struct km_options *optio
     map->slot = KM__NO_SLOT;
     map->process_id = os_process_id();
     atomic_flag_clear(&map->busy);
+    if (created != NULL) { /* closed with the handle, whatever fails */
+        map->file = created->file;
+        map->locks = created->locks;
+    }
     int result = map->path == NULL ? km__error(KM_ENOMEM, "%s: no memory for a handle", path) : km__register(map);
     if (result == 0)
-        result = attach_file(map, options, created);
+        result = attach_file(map, options, created != NULL);
     if (result == 0)
         result = first_look(map);
     if (result == 0) {

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
  * What keepmap.h promises when memory is short: a commit is all or nothing whichever allocation fails, an error leaves
- * the transaction whole, abort and the search for stray stores forget nothing, and a checkpoint takes bounded memory.
+ * the transaction whole, abort and the search for stray stores forget nothing, a checkpoint takes bounded memory, and an
+ * open that fails leaves nothing.
  *
  * This program has a realloc() of its own, which every growing list of the engine goes through, and which can be told
  * to fail once. Each test fails the first call, then the second, and so on, until a run comes through without a
  * failure.
  */
+#include <dirent.h>
 #include <dlfcn.h>
 #include <stdbool.h>
 #include <sys/resource.h>
@@ -14,6 +16,7 @@
 
 #include "format/checksum.h"
 #include "support/check.h"
+#include "support/objects.h"
 #include "support/scratch.h"
 
 #define SIZE (8u << 20)
@@ -42,6 +45,14 @@ __attribute__((visibility("default"))) void *realloc(void *block, size_t size) {
     if (fail_in != 0 && --fail_in == 0)
         return NULL;
     return real(block, size);
+}
+
+static unsigned copies_fail_in; /* the same for strdup() */
+
+__attribute__((visibility("default"))) char *strdup(const char *text) {
+    const size_t size = strlen(text) + 1;
+    char *copy = copies_fail_in != 0 && --copies_fail_in == 0 ? NULL : malloc(size);
+    return copy != NULL ? memcpy(copy, text, size) : NULL;
 }
 
 /* Let the `call`-th call from now on fail. */
@@ -233,13 +244,52 @@ static void a_checkpoint_of_compressed_frames_takes_bounded_memory(void **state)
     must(km_close(map));
 }
 
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
+
+static unsigned count_descriptors(void) {
+    unsigned count = 0;
+    DIR *directory = opendir("/proc/self/fd");
+    assert_non_null(directory);
+    while (readdir(directory) != NULL) {
+        count++;
+    }
+    closedir(directory);
+    return count;
+}
+
+/* The new object has its user before it has its name; that user must go if the handle does not come. */
+static void an_object_without_a_handle_is_gone_whichever_allocation_fails(void **state) {
+    (void)state;
+    for (uint32_t mode = KM_TRANSACTIONAL; mode <= KM_RAW; mode++) {
+        const struct km_options options = {
+            .struct_size = sizeof options, .size = 9000, .mode = mode, .flags = KM_CREATE, .timeout_ms = 20};
+        bool happened = true;
+        for (unsigned call = 1; happened; call++) {
+            km_map *map = NULL;
+            const unsigned before = count_descriptors();
+            copies_fail_in = call;
+            const int result = km_open(&map, "Local\\memory", &options);
+            happened = copies_fail_in == 0;
+            copies_fail_in = 0;
+            assert_true(result == 0 || (result == KM_ENOMEM && happened && map == NULL));
+            must(km_close(map));
+            assert_int_equal(count_descriptors(), before);
+            must(km_open(&map, "Local\\memory", &options));
+            must(km_close(map));
+        }
+    }
+    assert_int_equal(objects_left(), 0);
+}
+
 int main(void) {
     scratch_time_limit(150);
+    objects_start();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_commit_is_whole_whichever_allocation_fails),
         cmocka_unit_test(an_abort_takes_every_store_back_whichever_allocation_fails),
         cmocka_unit_test(stray_stores_are_told_of_though_memory_was_short),
         cmocka_unit_test(a_checkpoint_of_compressed_frames_takes_bounded_memory),
+        cmocka_unit_test(an_object_without_a_handle_is_gone_whichever_allocation_fails),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
