@@ -26,6 +26,9 @@
  *  O9 Who closes, and may be the last, makes the journal durable also when it cannot have ATTACH or CHECKPOINT in
  *     time: a handle that may only read can hold them for long, and lazy commits would be left to a power cut though
  *     everybody has closed.
+ *  O10 With KM_GUARD a journal that could not be read looks like one that ends. Nothing is written or published before
+ *     it is known that no fault was met, and an open that met one fails: others would be shown an older generation, and
+ *     would commit over frames that are good.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -121,6 +124,8 @@ static int rebuild(km_map *map, struct km__slots *slots) {
     const bool clean = result == 0 && closed_clean(slots, &end);
     if (result == 0 && !clean)
         result = check_end(map, &slots->slot[slots->chosen], &end);
+    if (result == 0)
+        result = km__guard_check(map); /* O10 */
     if (result != 0)
         return result; /* refused: nothing of the file was changed */
     if (km__is_new(&slots->slot[slots->chosen]))
@@ -130,6 +135,8 @@ static int rebuild(km_map *map, struct km__slots *slots) {
     km__control_clear(control, 0);
     if (!clean)
         result = km__table_mend(map, &slots->slot[slots->chosen]);
+    if (result == 0)
+        result = km__guard_check(map); /* O10 */
     if (result == 0 && !clean)
         result = write_again(map, slots, &end);
     const struct km__header *header = &slots->slot[slots->chosen];
@@ -314,6 +321,8 @@ static int attach_file(km_map *map, const struct km_options *options, bool creat
     if (result != 0)
         return result;
     result = attach_locked(map, options, created);
+    const int fault = km__guard_check(map); /* O10 */
+    result = fault != 0 ? fault : result;
     if (result != 0)
         km__slot_release(map);
     km__unlock(map, KM__ATTACH);
@@ -388,8 +397,11 @@ static int attach(km_map **out, const char *path, const struct km_options *optio
     int result = map->path == NULL ? km__error(KM_ENOMEM, "%s: no memory for a handle", path) : km__register(map);
     if (result == 0)
         result = attach_file(map, options, created != NULL);
-    if (result == 0)
+    if (result == 0) {
         result = first_look(map);
+        const int fault = km__guard_check(map); /* O10 */
+        result = fault != 0 ? fault : result;
+    }
     if (result == 0) {
         *out = map;
         return 0;

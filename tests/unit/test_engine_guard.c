@@ -13,6 +13,7 @@
 
 #include "map/map.h"
 #include "support/check.h"
+#include "support/halt.h"
 #include "support/objects.h"
 #include "support/scratch.h"
 
@@ -484,9 +485,89 @@ static void a_closed_handle_guards_nothing(void **state) {
     }
 }
 
+/* ---- opening ----------------------------------------------------------------------------------------------------- */
+
+#define COMMITS 3
+
+static struct opened {
+    const char *path;
+    int result;
+} * opened;
+
+/* Commits that are not home, and nobody left. */
+static int leave_a_journal(void *context) {
+    km_map *map = NULL;
+    const struct km_options options = {
+        .struct_size = sizeof options, .size = SIZE, .journal_size = 1 << 18, .flags = KM_CREATE};
+    child_must(km_open(&map, context, &options));
+    for (int i = 1; i <= COMMITS; i++) {
+        child_must(km_begin(map, KM_WRITE));
+        memset(km_data(map), i, 100);
+        child_must(km_commit(map));
+    }
+    return 0;
+}
+
+static int open_guarded(void *context) {
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options, .flags = KM_GUARD, .timeout_ms = 1000};
+    (void)context;
+    opened->result = km_open(&map, opened->path, &options);
+    halt_mark();
+    return 0;
+}
+
+/* The file is cut before the n-th call of the system, and is whole again `gap` calls later, as if the disk had not
+ * delivered for a moment. What was taken for the end of the journal meanwhile must be no end for anybody. Whether there
+ * was an n-th call. */
+static bool open_beside_a_fault(const struct scratch_image *image, uint64_t cut, unsigned n, unsigned gap) {
+    struct halt halt = {.pid = 0};
+    scratch_store(opened->path, image->bytes, image->length);
+    halt_start(&halt, open_guarded, NULL);
+    const enum halt_event first = halt_run(&halt, n);
+    assert_int_equal(truncate(opened->path, (off_t)cut), 0);
+    const enum halt_event second = first == HALT_CALL ? halt_run(&halt, gap) : first;
+    scratch_write(opened->path, cut, image->bytes + cut, image->length - cut);
+    assert_true(second == HALT_MARK || halt_run_to_mark(&halt) == HALT_MARK);
+    km_map *map = check_open(opened->path, 0, 0);
+    must(km_begin(map, KM_READ));
+    if (km_generation(map) != COMMITS || ((unsigned char *)km_data(map))[0] != COMMITS) {
+        fail_msg("call %u, %u calls long: the open gave %s, and another handle sees commit %llu", n, gap,
+                 km_error_name(opened->result), (unsigned long long)km_generation(map));
+    }
+    must(km_abort(map));
+    must(km_close(map));
+    halt_kill(&halt);
+    return first == HALT_CALL;
+}
+
+static void an_open_that_meets_a_fault_takes_nothing_back(void **state) {
+    (void)state;
+    if (!halt_is_possible()) {
+        skip();
+    }
+    char *path = scratch_path("opened.km");
+    assert_int_equal(check_in_child(leave_a_journal, path, 20), 0);
+    struct scratch_image image = scratch_load(path);
+    const uint64_t cut = scratch_header(path).data_offset;
+    unsigned faults = 0;
+    opened->path = path;
+    for (unsigned gap = 1; gap <= 8; gap++) {
+        for (unsigned n = 1; open_beside_a_fault(&image, cut, n, gap); n++) {
+            faults += opened->result == KM_EIO;
+        }
+    }
+    assert_true(faults > 0);
+    scratch_release(&image);
+}
+
 int main(void) {
     scratch_time_limit(170);
     objects_start();
+    opened = mmap(NULL, sizeof *opened, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (opened == MAP_FAILED) {
+        return 1;
+    }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_file_that_is_cut_short_ends_no_process_at_any_call),
         cmocka_unit_test(after_lost_data_was_touched_every_call_says_so),
@@ -495,6 +576,7 @@ int main(void) {
         cmocka_unit_test(the_programs_own_handler_gets_its_own_faults_and_no_other),
         cmocka_unit_test(without_the_flag_the_process_dies_as_before),
         cmocka_unit_test(a_closed_handle_guards_nothing),
+        cmocka_unit_test(an_open_that_meets_a_fault_takes_nothing_back),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
