@@ -85,6 +85,9 @@ int km__journal_read(km_map *map, struct km__frame *frame, struct km__cursor *cu
 
 /* J10. */
 int km__frame_lost(km_map *map, uint64_t generation) {
+    const int fault = km__guard_check(map); /* then only this handle has lost it */
+    if (fault != 0)
+        return fault;
     if (map->slot != KM__NO_SLOT && generation > km__load(&map->control->durable)) {
         km__error_clear();
         return km__sync_failed(map, KM_EIO);
@@ -430,6 +433,9 @@ static int sync_stretch(km_map *map, uint64_t *last) {
     }
     if (result != 0)
         return km__sync_failed(map, KM_EIO);
+    result = km__guard_check(map); /* what the guard put in the journal's place is synced in vain; others do it: J9 */
+    if (result != 0)
+        return result;
     sync_end(map);
     *last = stretch.last;
     return 0;

@@ -561,6 +561,69 @@ static void an_open_that_meets_a_fault_takes_nothing_back(void **state) {
     scratch_release(&image);
 }
 
+/* ---- syncing ----------------------------------------------------------------------------------------------------- */
+
+static int commit_and_sync(void *context) {
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options,
+                                       .size = SIZE,
+                                       .journal_size = 1 << 18,
+                                       .flags = KM_CREATE | KM_REPLACE | KM_LAZY | KM_GUARD};
+    (void)context;
+    child_must(km_open(&map, opened->path, &options));
+    child_must(km_begin(map, KM_WRITE));
+    memset(km_data(map), 1, 100);
+    child_must(km_commit(map));
+    halt_mark();
+    opened->result = km_sync(map);
+    halt_mark();
+    return 0;
+}
+
+/* The guarded handle meets the fault at the other's commit, behind its own, whose page the guard takes along: what it
+ * syncs then is not the file. Whether there was an n-th call. */
+static bool sync_beside_a_fault(unsigned n, unsigned *faults) {
+    struct halt halt = {.pid = 0};
+    const struct km_options lazy = {.struct_size = sizeof lazy, .flags = KM_LAZY};
+    km_map *other = NULL;
+    halt_start(&halt, commit_and_sync, NULL);
+    assert_int_equal(halt_run_to_mark(&halt), HALT_MARK);
+    must(km_open(&other, opened->path, &lazy));
+    check_commit_fill(other, 0, 2, 100);
+    struct scratch_image image = scratch_load(opened->path);
+    const uint64_t cut = scratch_header(opened->path).journal_offset;
+    const enum halt_event first = halt_run(&halt, n);
+    assert_int_equal(truncate(opened->path, (off_t)cut), 0);
+    const enum halt_event second = first == HALT_CALL ? halt_next(&halt) : first;
+    scratch_write(opened->path, cut, image.bytes + cut, image.length - cut);
+    assert_true(second == HALT_MARK || halt_run_to_mark(&halt) == HALT_MARK);
+    *faults += opened->result == KM_EIO;
+    if (check_info(other).durable_generation != (opened->result == 0 ? 2 : 0)) {
+        fail_msg("call %u: the sync gave %s, and commit %llu is durable", n, km_error_name(opened->result),
+                 (unsigned long long)check_info(other).durable_generation);
+    }
+    assert_int_equal(check_info(other).failed, 0);
+    must(km_sync(other));
+    assert_int_equal(check_info(other).durable_generation, 2);
+    must(km_close(other));
+    halt_kill(&halt);
+    scratch_release(&image);
+    return first == HALT_CALL;
+}
+
+static void a_sync_that_meets_a_fault_makes_nothing_durable_for_others(void **state) {
+    (void)state;
+    if (!halt_is_possible()) {
+        skip();
+    }
+    unsigned faults = 0;
+    opened->path = scratch_path("sync.km");
+    for (unsigned n = 1; sync_beside_a_fault(n, &faults);) {
+        n++;
+    }
+    assert_true(faults > 0);
+}
+
 int main(void) {
     scratch_time_limit(170);
     objects_start();
@@ -577,6 +640,7 @@ int main(void) {
         cmocka_unit_test(without_the_flag_the_process_dies_as_before),
         cmocka_unit_test(a_closed_handle_guards_nothing),
         cmocka_unit_test(an_open_that_meets_a_fault_takes_nothing_back),
+        cmocka_unit_test(a_sync_that_meets_a_fault_makes_nothing_durable_for_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
