@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * What keepmap.h promises when memory is short: a commit is all or nothing whichever allocation fails, an error leaves
- * the transaction whole, abort and the search for stray stores forget nothing, a checkpoint takes bounded memory, and an
- * open that fails leaves nothing.
+ * the transaction whole, abort and the search for stray stores forget nothing, a checkpoint takes bounded memory, and
+ * an open that fails leaves nothing.
  *
  * This program has a realloc() of its own, which every growing list of the engine goes through, and which can be told
  * to fail once. Each test fails the first call, then the second, and so on, until a run comes through without a
