@@ -26,9 +26,12 @@
  *  O9 Who closes, and may be the last, makes the journal durable also when it cannot have ATTACH or CHECKPOINT in
  *     time: a handle that may only read can hold them for long, and lazy commits would be left to a power cut though
  *     everybody has closed.
- *  O10 With KM_GUARD a journal that could not be read looks like one that ends. Nothing is written or published before
+ * O10 With KM_GUARD a journal that could not be read looks like one that ends. Nothing is written or published before
  *     it is known that no fault was met, and an open that met one fails: others would be shown an older generation, and
  *     would commit over frames that are good.
+ * O11 The first to attach reads the header slots after it has found no slot locked. The others may have died since it
+ *     read them for the first time, and until then have brought home further and overwritten frames: it would take the
+ *     map for damaged, or bring the old header back.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -217,6 +220,12 @@ static int load_header(km_map *map, struct km__slots *slots) {
     return km__slots_load(map, slots);
 }
 
+/* Under ATTACH, with no slot locked: from now on nobody else writes header slots. */
+static int look_again(km_map *map, struct km__slots *slots) {
+    const int result = km__slots_load(map, slots);
+    return result == 0 ? km__regions_follow(map, &slots->slot[slots->chosen]) : result;
+}
+
 static int attach_for_writing(km_map *map, struct km__slots *slots) {
     const int held = km__session_has_slots(map);
     if (held < 0)
@@ -224,9 +233,12 @@ static int attach_for_writing(km_map *map, struct km__slots *slots) {
     int result = check_session(map);
     if (result != 0)
         return result;
-    if (held == 0) {
+    if (held == 0)
+        result = look_again(map, slots); /* O11 */
+    if (result == 0 && held == 0) {
         result = km__is_live(map) ? km__live_rebuild(map, slots) : rebuild(map, slots);
-    } else if (km__load(&map->control->magic) != KM__CONTROL_MAGIC || km__load(&map->control->epoch) == 0) {
+    } else if (result == 0 &&
+               (km__load(&map->control->magic) != KM__CONTROL_MAGIC || km__load(&map->control->epoch) == 0)) {
         result = km__error(KM_EHEADER,
                            "%s: its control words were overwritten while others have it open: close it everywhere "
                            "and open it again",

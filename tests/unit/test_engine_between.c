@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * What others do between two calls of the system. While a map is opened: the path gets another file before the first
- * lock, and both header slots are caught while they are being written. While one syncs that has looked at the slots:
- * a checkpoint ends, and the frames that it has brought home are overwritten.
+ * lock, both header slots are caught while they are being written, and the last of the others dies once they are read.
+ * While one syncs that has looked at the slots: a checkpoint ends, and the frames that it has brought home are
+ * overwritten.
  *
  * This program has an fcntl() and a pread() of its own, which let it happen just then.
  */
@@ -155,12 +156,40 @@ static void who_syncs_suspected_frames_misses_none_that_went_home(void **state) 
     must(km_close(map));
 }
 
+/* The last checkpoint of somebody who then dies, and takes the session with it. */
+static void go_round_and_die(void) {
+    const uint64_t position = lazy->cursor.position;
+    must(km_checkpoint(lazy));
+    for (int value = 100; lazy->cursor.position >= position; value++)
+        check_commit_fill(lazy, 0, value, 4000);
+    durable = km_generation(lazy);
+    os_locks_close(lazy->locks);
+    lazy->locks = NULL;
+}
+
+static void who_opens_while_the_last_one_dies_sees_what_he_left(void **state) {
+    (void)state;
+    const struct km_options options = {
+        .struct_size = sizeof options, .size = SIZE, .journal_size = KM__JOURNAL_MIN, .flags = KM_CREATE | KM_LAZY};
+    const char *path = scratch_path("last.km");
+    must(km_open(&lazy, path, &options));
+    for (int value = 1; value <= 5; value++)
+        check_commit_fill(lazy, 0, value, 4000);
+    behind_next_look = go_round_and_die;
+    km_map *map = check_open(path, 0, 0);
+    assert_null(behind_next_look);
+    assert_int_equal(km_generation(map), durable);
+    check_clean(map);
+    must(km_close(map));
+}
+
 int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_waited_for_a_map_that_was_replaced_has_the_new_one),
         cmocka_unit_test(slots_that_are_being_written_are_looked_at_again),
         cmocka_unit_test(who_syncs_suspected_frames_misses_none_that_went_home),
+        cmocka_unit_test(who_opens_while_the_last_one_dies_sees_what_he_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
