@@ -33,6 +33,7 @@ struct known {
     uint32_t low[SECTORS_MOST], high[SECTORS_MOST]; /* versions of its sectors */
     uint64_t size_low, size_high;
     uint64_t generation_low, generation_high;
+    uint64_t sealing; /* the generation of the last seal that was begun */
     enum phase phase;
     bool exists; /* its creation has returned */
     bool told;   /* a death inside is not repaired, or a transaction is open */
@@ -143,6 +144,7 @@ static void save_point(void *context, enum os_sim_operation operation, uint64_t 
 
 static void close_all(void) {
     const bool told = script.mark;
+    script.known.sealing = script.known.generation_high;
     for (unsigned i = 0; i < HANDLES; i++) {
         script.known.phase = i + 1 == HANDLES ? CLOSING : IN_USE;
         expect(km_close(script.maps[i]), 0, "km_close()");
@@ -163,6 +165,7 @@ static void begin(km_map *map) {
 static void transact(km_map *map) {
     begin(map);
     store(map);
+    script.known.sealing = script.known.generation_high;
     if (chance_percent(&script.chance, 30))
         expect(km_sync(map), 0, "km_sync()");
     if (chance_percent(&script.chance, 20)) {
@@ -188,6 +191,7 @@ static void die(unsigned which) {
 }
 
 static void seal(km_map *map, bool checkpoint) {
+    script.known.sealing = script.known.generation_high;
     expect(checkpoint ? km_checkpoint(map) : km_sync(map), 0, "a seal");
     became_durable();
 }
@@ -359,8 +363,9 @@ static void try_image(const struct point *point, enum os_sim_policy policy, uint
     if (image_seed % 4 == 0) {
         cut_again(image_seed / 4);
         known.phase = OPENING; /* it may have got as far as that */
-        known.generation_high++;
+        known.sealing = known.generation_high + 1;
     }
+    known.generation_high = known.sealing; /* it goes back to that of a seal */
     const bool sealed = look(&known, &exists);
     script.missing += !exists;
     script.sealed += sealed;

@@ -219,9 +219,11 @@ static void cut_off_growth(const char *name, uint64_t size, bool beside) {
         struct halt halt;
         snprintf(growth->path, sizeof growth->path, "%s", scratch_path("%s.km", name));
         (void)unlink(growth->path);
-        km_map *map = open_live(growth->path, 4 * SIZE, KM_CREATE);
+        km_map *map = open_live(growth->path, 4 * SIZE, KM_CREATE), *third = NULL;
         memset(km_data(map), 1, SIZE);
-        if (!beside) {
+        if (beside) {
+            third = open_live(growth->path, 0, 0);
+        } else {
             must(km_close(map));
         }
         halt_start(&halt, grow_and_mark, NULL);
@@ -232,6 +234,9 @@ static void cut_off_growth(const char *name, uint64_t size, bool beside) {
             map = open_live(growth->path, 0, 0);
         }
         km_map *reader = open_live(growth->path, 0, KM_READONLY);
+        if (third != NULL && n % 2 == 0) {
+            must(km_sync(third)); /* who seals sees it, and tells the others */
+        }
         must(km_begin(map, KM_WRITE));
         must(km_commit(map));
         assert_true(km_size(map) == SIZE || km_size(map) == size);
@@ -244,6 +249,10 @@ static void cut_off_growth(const char *name, uint64_t size, bool beside) {
         }
         assert_int_equal(check_info(map).failed, 0);
         must(km_close(reader));
+        if (third != NULL) {
+            expect_size(third, km_size(map));
+            must(km_close(third));
+        }
         must(km_grow(map, size + 10000));
         expect_bytes(map, 0, SIZE, 1);
         for (uint64_t at = SIZE; at < size; at++) { /* the dead one may have stored there */

@@ -11,6 +11,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "map/map.h"
 #include "support/check.h"
 #include "support/objects.h"
 #include "support/scratch.h"
@@ -391,6 +392,38 @@ static void an_object_ends_with_its_user_though_a_child_of_that_lives(void **sta
     }
 }
 
+/* Another may hold the lock because it closes too, and has looked too early: somebody has to take the name away. */
+static void the_last_user_waits_to_take_the_name_away(void **state) {
+    (void)state;
+    static const uint32_t flags[] = {0, KM_READONLY};
+    for (int i = 0; i < 2; i++) {
+        struct user user = {.target = scopes[0], .mode = KM_RAW, .flags = KM_CREATE};
+        struct user reader = {.target = scopes[0], .mode = KM_RAW, .flags = KM_READONLY};
+        struct os_file *file = NULL;
+        struct os_locks *locks = NULL;
+        start_user(&user);
+        if (flags[i] == KM_READONLY) {
+            start_user(&reader);
+            end_user(&user);
+            user = reader;
+        }
+        must(os_file_open(&file, scopes[0], true));
+        must(os_locks_open(&locks, file));
+        must(os_lock_try(locks, KM__LOCK_BASE + KM__ATTACH, 1, OS_LOCK_WRITE));
+        assert_int_equal(write(user.end[1], "", 1), 1);
+        while (os_lock_probe(locks, KM__LOCK_BASE + KM__USER, 1, OS_LOCK_WRITE, NULL) != 0) {
+            scratch_sleep_ms(1);
+        }
+        scratch_sleep_ms(100); /* in which one that does not wait comes to its end */
+        assert_int_equal(waitpid(user.pid, NULL, WNOHANG), 0);
+        assert_int_equal(access(objects_path(scopes[0]), F_OK), 0);
+        os_locks_close(locks);
+        os_file_close(file);
+        assert_int_equal(join_user(&user), 0);
+        assert_int_equal(objects_left(), 0);
+    }
+}
+
 static void who_waits_for_an_object_in_use_is_told_in_time(void **state) {
     (void)state;
     for (int mode = 0; mode < 2; mode++) {
@@ -422,6 +455,7 @@ int main(void) {
         cmocka_unit_test(what_the_dead_have_left_is_never_seen_again),
         cmocka_unit_test(an_object_lives_on_with_a_reader_whose_writer_was_killed),
         cmocka_unit_test(an_object_ends_with_its_user_though_a_child_of_that_lives),
+        cmocka_unit_test(the_last_user_waits_to_take_the_name_away),
         cmocka_unit_test(who_waits_for_an_object_in_use_is_told_in_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -449,6 +449,49 @@ static void who_attaches_and_stores_beside_a_verification_damages_nothing(void *
     assert_true(changed > 0);
 }
 
+static int seal_in_child(void *context) {
+    km_map *map = NULL;
+    child_must(try_open(&map, context, 0, 0));
+    halt_mark();
+    child_must(km_sync(map));
+    halt_mark();
+    return 0;
+}
+
+/* The checksums of a seal that began earlier do not come over those of a later one. */
+static void two_seals_at_once_do_not_mix_their_checksums(void **state) {
+    (void)state;
+    if (!halt_is_possible()) {
+        skip();
+    }
+    const char *path = sealed_map("two");
+    km_map *map = NULL;
+    const struct km_options hasty = {.struct_size = sizeof hasty, .timeout_ms = 1};
+    must(km_open(&map, path, &hasty));
+    unsigned done = 0;
+    enum halt_event event = HALT_CALL;
+    for (unsigned n = 1; event == HALT_CALL; n++) {
+        struct halt halt;
+        halt_start(&halt, seal_in_child, (void *)(uintptr_t)path);
+        assert_int_equal(halt_run_to_mark(&halt), HALT_MARK);
+        event = halt_run(&halt, n);
+        for (unsigned page = 0; page < PAGES; page++) {
+            bytes(map)[page * KM_PAGE_SIZE]++;
+        }
+        const int result = km_sync(map);
+        assert_true(result == 0 || result == KM_EBUSY);
+        assert_true(event == HALT_MARK || halt_run_to_mark(&halt) == HALT_MARK);
+        if (result == 0) {
+            expect_pages(map, 0, 0); /* nobody stored since it returned */
+            done++;
+        }
+        halt_kill(&halt);
+    }
+    assert_true(done > 0);
+    must(km_close(map));
+    expect_pages_at(path, 0, 0);
+}
+
 int main(void) {
     scratch_time_limit(120);
     shared_report = mmap(NULL, sizeof *shared_report, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -468,6 +511,7 @@ int main(void) {
         cmocka_unit_test(a_damaged_header_slot_is_found_and_mended_by_who_writes),
         cmocka_unit_test(every_kind_of_checksum_seals),
         cmocka_unit_test(a_page_that_became_a_hole_is_sealed_too),
+        cmocka_unit_test(two_seals_at_once_do_not_mix_their_checksums),
         cmocka_unit_test(a_seal_beside_stores_never_makes_damage),
         cmocka_unit_test(who_attaches_and_stores_beside_a_verification_damages_nothing),
     };
