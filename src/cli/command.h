@@ -120,6 +120,9 @@ int cli_fail_closing(const struct cli_command *command, int error, const char *d
 __attribute__((format(printf, 3, 4))) int cli_fail_text(const struct cli_command *command, int status,
                                                         const char *format, ...);
 
+/** The same when there is no memory. Returns the exit status for it. */
+int cli_fail_memory(const struct cli_command *command);
+
 /** The same for words that make no sense, pointing to --help. Sets command->status and returns -1. */
 __attribute__((format(printf, 2, 3))) int cli_fail_usage(struct cli_command *command, const char *format, ...);
 

@@ -38,6 +38,10 @@ int cli_fail_text(const struct cli_command *command, int status, const char *for
     return status;
 }
 
+int cli_fail_memory(const struct cli_command *command) {
+    return cli_fail_text(command, km_error_exit_status(KM_ENOMEM), "%s", km_error_message(KM_ENOMEM));
+}
+
 int cli_fail_usage(struct cli_command *command, const char *format, ...) {
     char *what = NULL;
     va_list arguments;
@@ -94,13 +98,16 @@ static const char *tool_advice(const struct cli_command *command, int error, con
         if (command->verb == &cli_verb_client)
             return "start 'keepmap server' for it first, or use --wait";
         if (command->verb == &cli_verb_create || command->verb == &cli_verb_server || command->raw ||
-            cli_target_is_object(command->target))
+            cli_target_is_object(command->target) || strstr(detail, "cannot create")) /* the place of a copy */
             return NULL;
         return "'keepmap create' makes a new map";
     case KM_ENOTMAP:
-        return command->raw || command->verb == &cli_verb_create || command->verb == &cli_verb_server
+        return command->raw || command->verb == &cli_verb_create || command->verb == &cli_verb_server ||
+                       strstr(detail, "not a regular file")
                    ? NULL
                    : "--raw takes the bytes of any file as they are";
+    case KM_EINVAL:
+        return strstr(detail, "without KM_RAW") ? "on the command line that is: leave --raw out" : NULL;
     case KM_EEXISTS:
         if (command->verb == &cli_verb_server)
             return "or press ENTER in the server that has it";

@@ -66,7 +66,7 @@ static int run(struct cli_command *command) {
     struct cli_commits commits = {.list = NULL};
     const int error = km_log(map, cli_commits_add, &commits);
     if (error == KM_ECANCELED) /* only our function stops it */
-        status = cli_fail_text(command, km_error_exit_status(KM_ENOMEM), "%s", km_error_message(KM_ENOMEM));
+        status = cli_fail_memory(command);
     else if (error)
         status = cli_fail(command, error);
     const int closed = cli_close(command, map, CLI_DONE, "nothing was changed");

@@ -107,7 +107,7 @@ static int serve(const struct cli_command *command, km_map *map, const unsigned 
         return status;
     char *words = cli_message_decode(bytes, length, command->raw);
     if (words == NULL)
-        return cli_fail_text(command, CLI_SYSTEM, "not enough memory");
+        return cli_fail_memory(command);
     cli_message_line("This message is written to the view:");
     cli_message_line("\"%s\"", words);
     free(words);

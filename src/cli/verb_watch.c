@@ -93,7 +93,7 @@ static int tell_new(struct watching *watching, uint64_t now) {
     }
     cli_commits_free(&commits);
     if (error == KM_ECANCELED) /* only our function stops it */
-        return cli_fail_text(watching->command, km_error_exit_status(KM_ENOMEM), "%s", km_error_message(KM_ENOMEM));
+        return cli_fail_memory(watching->command);
     if (error)
         return cli_fail(watching->command, error);
     if (watching->told < now && !is_over(watching))

@@ -116,7 +116,7 @@ static int take_input(struct writing *writing) {
 static int take_spool(struct writing *writing) {
     writing->spool_size = 64 << 10;
     writing->spool = malloc(writing->spool_size);
-    return writing->spool ? take_input(writing) : cli_fail_text(writing->command, CLI_SYSTEM, "not enough memory");
+    return writing->spool ? take_input(writing) : cli_fail_memory(writing->command);
 }
 
 /* ---- The kinds of maps ------------------------------------------------------------------------------------------- */

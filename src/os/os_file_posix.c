@@ -78,7 +78,7 @@ int os_file_open(struct os_file **file, const char *path, bool writable) {
     else if (S_ISDIR(status.st_mode))
         error = os__system_error(EISDIR, "open", path);
     else if (!S_ISREG(status.st_mode))
-        error = km__error(KM_ENOTMAP, "%s: it is not a regular file, so it cannot be a map: check the path", path);
+        error = km__error(KM_ENOTMAP, "%s: it is not a regular file, and no other can be mapped: check the path", path);
     else if ((fd = os__descriptor_reopen(looked, path, writable ? O_RDWR : O_RDONLY)) < 0)
         error = os__system_error(-fd, writable ? "open for reading and writing" : "open for reading", path);
     close(looked);

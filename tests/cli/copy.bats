@@ -37,7 +37,8 @@ load helper
     [[ $stderr != *--force* ]]
     same mine "$(cat there)"
     refused 4 "exists already" copy m.km m.km
-    refused 3 "" copy m.km missing/copy.km
+    refused 3 "missing/copy.km: cannot create" copy m.km missing/copy.km
+    [[ $stderr != *"keepmap create"* ]]
     refused 2 "the path of the copy is empty" copy m.km ""
     refused 2 "'keepmap read'" copy m.km -
     refused 2 "ends with its last user" copy m.km 'Local\copy'

@@ -114,6 +114,7 @@ load helper
     same 2 "$status"
     [[ $stderr == *"keepmap map"* ]]
     refused 2 "keepmap map" sync m.km --raw
+    [[ $stderr == *"leave --raw out" ]]
     same "$before" "$(checksum m.km)"
     keepmap read m.km --raw | cmp - m.km
     expect 0 info m.km --raw --json
@@ -139,6 +140,8 @@ load helper
         refused 5 "empty" "$verb" empty --raw
         refused 2 "directory" "$verb" directory --raw
         refused 5 "regular file" "$verb" pipe --raw
+        refused 5 "regular file" "$verb" pipe
+        [[ $stderr != *--raw* ]]
         refused 3 "" "$verb" missing --raw
     done
 }
