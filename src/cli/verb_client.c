@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * keepmap client: shows the message that a server left, and stays until its user is done. It opens without write
- * permission, and never shows the map between its creation and the message: a map without a commit, and a section that
- * begins with a NUL, have none yet.
+ * permission, and never shows the map between its creation and the message: a map without a commit, and one, or a
+ * section, that begins with a NUL, have none yet.
  */
 #include <stdatomic.h>
 #include <stdint.h>
@@ -94,18 +94,24 @@ static void take_bytes(struct listening *listening, km_map *map) {
     memcpy(listening->bytes, km_data(map), listening->length);
 }
 
-/** From a map: the newest commit, once there is one. */
+/** From a map: the newest commit, once there is one that begins with a message. */
 static int read_map(struct listening *listening, km_map *map) {
-    int error = km_wait(map, 0, left_ms(listening), NULL);
-    if (error == KM_ETIMEOUT)
-        return no_message(listening);
-    if (error == 0)
-        error = km_begin(map, KM_READ);
-    if (error)
-        return failed(listening, error);
-    take_bytes(listening, map);
-    error = km_abort(map);
-    return error ? failed(listening, error) : CLI_DONE;
+    uint64_t seen = 0;
+    do {
+        int error = km_wait(map, seen, left_ms(listening), NULL);
+        if (error == KM_ETIMEOUT)
+            return no_message(listening);
+        if (error == 0)
+            error = km_begin(map, KM_READ);
+        if (error)
+            return failed(listening, error);
+        seen = km_generation(map);
+        take_bytes(listening, map);
+        error = km_abort(map);
+        if (error)
+            return failed(listening, error);
+    } while (listening->bytes[0] == '\0');
+    return CLI_DONE;
 }
 
 /** From raw bytes: what stands there once the first unit does. */
@@ -145,7 +151,7 @@ static int attach(struct listening *listening, km_map **map) {
 static int show(const struct listening *listening) {
     char *words = cli_message_decode(listening->bytes, listening->length, listening->command->raw);
     if (words == NULL)
-        return cli_fail_text(listening->command, CLI_SYSTEM, "not enough memory");
+        return cli_fail_memory(listening->command);
     cli_message_line("The file mapping (%s) is opened", listening->command->shown);
     cli_message_line("The file view is mapped");
     cli_message_line("Read from the file mapping:");

@@ -284,6 +284,16 @@ pair() {
     printf late | keepmap write 'Local\a' --quiet
     waits client
     client_lines 'Local\a' late | diff - client.out
+    # A commit without a message in it, which a server never makes, is none.
+    expect 0 create grown.km --size 4K
+    expect 0 grow grown.km 8K
+    refused 1 "no message" client grown.km --timeout 0.2
+    start grown client grown.km
+    wait_until eval 'keepmap info grown.km --json | jq -e .read_only_handles'
+    printf late | keepmap write grown.km --offset 100 --quiet
+    printf late | keepmap write grown.km --quiet
+    waits grown
+    client_lines grown.km late | diff - grown.out
     head -c 65536 /dev/zero >zeros
     refused 1 "no message" client zeros --raw --timeout 0.2
     start raw client zeros --raw
