@@ -68,9 +68,17 @@ static void print_json(const struct listed *listed) {
     cli_json_close(&json, '}');
 }
 
-static void print_row(const struct km_listed *entry, int width) {
+/** How many characters of UTF-8 a text has: names are in every script, and printf() would count their bytes. */
+static size_t characters_in(const char *text) {
+    size_t count = 0;
+    for (; *text != '\0'; text++)
+        count += ((unsigned char)*text & 0xc0) != 0x80;
+    return count;
+}
+
+static void print_row(const struct km_listed *entry, size_t width) {
     char size[CLI_TEXT_SIZE], generation[24] = "-";
-    printf("%-*s  ", width, entry->target);
+    printf("%s%*s  ", entry->target, (int)(width - characters_in(entry->target)), "");
     if (entry->error) {
         const char *detail = entry->detail[0] ? entry->detail : km_error_message(entry->error);
         const size_t length = strlen(entry->target);
@@ -95,11 +103,12 @@ static void print_table(const struct listed *listed) {
         struct km_listed *entry = &listed->list[i];
         cli_text_sanitize((char *)entry->target, strlen(entry->target));
         cli_text_sanitize((char *)entry->detail, strlen(entry->detail));
-        width = strlen(entry->target) > width ? strlen(entry->target) : width;
+        const size_t characters = characters_in(entry->target);
+        width = characters > width ? characters : width;
     }
     printf("%-*s  %-13s %10s %10s %7s  %s\n", (int)width, "target", "mode", "size", "generation", "writers", "readers");
     for (size_t i = 0; i < listed->count; i++)
-        print_row(&listed->list[i], (int)width);
+        print_row(&listed->list[i], width);
 }
 
 static int run(struct cli_command *command) {
@@ -109,7 +118,7 @@ static int run(struct cli_command *command) {
     int status = CLI_DONE;
     const int error = km_list(remember, &listed);
     if (error == KM_ECANCELED) /* only our function stops it */
-        status = cli_fail_text(command, km_error_exit_status(KM_ENOMEM), "%s", km_error_message(KM_ENOMEM));
+        status = cli_fail_memory(command);
     else if (error)
         status = cli_fail(command, error);
     else if (command->json)

@@ -219,6 +219,9 @@ expect_refusal() {
     made maker $'Local\\Gr\xc3\xbc\xc3\x9fe "\xe4\xb8\x96" & $(x)' --size 64K
     expect 0 list
     [[ $output == *$'Local\\Gr\xc3\xbc\xc3\x9fe "\xe4\xb8\x96" & $(x)  '* ]]
+    # A column is as wide as its widest name has characters, in whatever script.
+    same "$(printf %s "${lines[0]%%mode*}" | LC_ALL=C.UTF-8 wc -m)" \
+        "$(printf %s "${lines[1]%%transactional*}" | LC_ALL=C.UTF-8 wc -m)"
     expect 0 list --json
     same $'Local\\Gr\xc3\xbc\xc3\x9fe "\xe4\xb8\x96" & $(x)' "$(json '.maps[0].target')"
 }
