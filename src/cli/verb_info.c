@@ -45,6 +45,8 @@ static const char *state_words(const struct km_info *info) {
         return info->mode == KM_LIVE ? "clean: sealed, nobody has it open for writing" : "clean";
     if (info->handles > 0)
         return "in use";
+    if (info->abandoned)
+        return "not clean: no commit has said yet that the data is good again after the last writer";
     return info->mode == KM_LIVE ? "not sealed: its users were killed; see keepmap verify for what was changed since"
                                  : "not closed cleanly, or a reader held back the last checkpoint: "
                                    "the next to open it for writing recovers it";
@@ -170,7 +172,7 @@ static void print_state(const struct km_info *info) {
     printf("  header slots  %s\n", slots_words(info->header_slots));
     printf("  state         %s\n", state_words(info));
     if (info->abandoned)
-        printf("  last writer   died inside its transaction: what it stored may be half there\n");
+        printf("  last writer   died inside its transaction, or the machine did: what was stored may be half there\n");
 }
 
 static void print_words(const struct cli_command *command, const struct km_info *info,

@@ -154,6 +154,11 @@ m.km is sound: generation 1, 64 pages, both header slots
     same "true unclean" "$(json '"\(.abandoned) \(.state)"')"
     expect 0 info m.km
     [[ $output == *"last writer   died inside its transaction"* ]]
+    # A seal does not say that the data is good.
+    expect 0 sync m.km
+    expect 0 info m.km
+    [[ $output == *"state         not clean: no commit has said yet that the data is good"* ]]
+    same "true unclean" "$(keepmap info m.km --json | jq -r '"\(.abandoned) \(.state)"')"
     run --separate-stderr keepmap write m.km <<<repaired
     same 0 "$status"
     [[ $stderr == "keepmap: write m.km: the last writer died inside its transaction"*"counts as good again" ]]
