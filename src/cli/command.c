@@ -34,18 +34,23 @@ static bool applies(const struct cli_verb *verb, int id) {
     return verb->argument_count > 0 || id == SHARED_QUIET || id == SHARED_HELP;
 }
 
+/** Whether a verb has an option of this name in its own table: it tells about a shared one in its own words. */
+static bool explains(const struct cli_verb *verb, const char *name) {
+    for (size_t i = 0; i < verb->option_count; i++)
+        if (strcmp(verb->options[i].name, name) == 0)
+            return true;
+    return false;
+}
+
 /** The options of a verb, its own first. Returns how many. */
 static size_t list_options(const struct cli_verb *verb, const struct cli_option *list[OPTIONS_MAX]) {
     size_t count = 0;
     for (size_t i = 0; i < verb->option_count && count < OPTIONS_MAX; i++)
         list[count++] = &verb->options[i];
     for (size_t i = 0; i < SHARED_COUNT && count < OPTIONS_MAX; i++) {
-        bool own = !applies(verb, shared_options[i].id);
-        for (size_t j = 0; j < verb->option_count && !own; j++)
-            own =
-                strcmp(verb->options[j].name, shared_options[i].name) == 0; /* the verb explains it in its own words */
-        if (!own)
-            list[count++] = &shared_options[i];
+        const struct cli_option *shared = &shared_options[i];
+        if (applies(verb, shared->id) && !explains(verb, shared->name))
+            list[count++] = shared;
     }
     return count;
 }
