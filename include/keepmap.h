@@ -22,8 +22,9 @@
  *
  * Targets. A map is named by a *target*: the path of a file, or `Local\NAME` or `Global\NAME` for an object that is
  * backed by the paging file and ends with its last user, as on Windows. NAME is 1 to 200 bytes of UTF-8 without control
- * characters, '/' and '\'; case matters, in the prefixes too. `Local\` names belong to the user (on Windows: to the
- * session), `Global\` names to the machine. A file whose path looks so is reached as `./Local\NAME`.
+ * characters, '/' and '\', neither "." nor ".."; case matters, in the prefixes too. `Local\` names belong to the user
+ * (on Windows: to the session), `Global\` names to the machine. A file whose path looks so is reached as
+ * `./Local\NAME`.
  *
  * Modes. A map is *transactional* (the rest of this header, where nothing else is said), *live* (plain shared memory:
  * stores are seen at once; see KM_LIVE) or *raw* (bytes that another program owns; see KM_RAW).
@@ -291,7 +292,8 @@ KM_API int km_begin(km_map *map, enum km_access access);
 KM_API int km_commit(km_map *map);
 
 /** End a transaction of either kind. What was stored in a write transaction is taken back (with KM_DECLARED, in the
- *  declared ranges; in a live map nothing is). Errors: KM_EMISUSE, KM_EFORKED. */
+ *  declared ranges; in a live map nothing is). Errors: KM_EMISUSE, KM_EFORKED; with KM_GUARD also KM_ESTALE and KM_EIO:
+ *  what was read in the transaction is not to be trusted. */
 KM_API int km_abort(km_map *map);
 
 /**
@@ -455,8 +457,8 @@ struct km_log_entry {
 /**
  * Call `each` for the commits that still stand in the journal, oldest first. A result other than 0 ends it with
  * KM_ECANCELED. It must not use the handle. Not allowed inside a transaction. Live and raw maps have no journal
- * (KM_EUNSUPPORTED). When a durable frame is damaged, the
- * commits before it are told and the result is KM_EJOURNAL. Other errors: KM_EBUSY, KM_ENOMEM, KM_EIO, KM_EMISUSE.
+ * (KM_EUNSUPPORTED). When a durable frame is damaged, the commits before it are told and the result is KM_EJOURNAL.
+ * Other errors: KM_EBUSY, KM_ENOMEM, KM_EIO, KM_EMISUSE.
  */
 typedef int km_log_function(void *context, const struct km_log_entry *entry);
 KM_API int km_log(km_map *map, km_log_function *each, void *context);
