@@ -7,9 +7,10 @@
  *     config FILE watch [COUNT]       prints the configuration now and after each change, COUNT times in all
  *
  * The map is transactional. Who reads sees a whole configuration, never one that is half changed, and who changes it
- * may be killed at any moment. A watcher sleeps in km_wait() until somebody commits. It has no permission to write, so
- * it can harm nothing, and any number of them can watch. Changes that come quickly one after the other may be joined: a
- * watcher shows what is newest, and every configuration that it shows was committed so.
+ * may be killed at any moment: its change is there, or not at all. A watcher sleeps in km_wait() until somebody
+ * commits. It has no permission to write, so it can harm nothing, and any number of them can watch. Changes that come
+ * quickly one after the other may be joined: a watcher shows what is newest, and every configuration that it shows was
+ * committed so.
  */
 #include <errno.h>
 #include <inttypes.h>

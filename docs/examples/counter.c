@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The example of README.md: a counter that outlives its process. Run it again and again; kill it where you like.
+ * The example of README.md: a counter that outlives its process. Run it again and again; kill it where you like. What
+ * is lost is the run that had not committed: it counts once or not at all.
  */
 #include <stdio.h>
 
