@@ -183,12 +183,12 @@ enum km_flags {
     KM_TAKE_OVER = 1u << 10,
     /**
      * Touching data that the file has lost (it was cut short), or that the disk cannot deliver, is no SIGBUS: the rest
-     * of that mapping becomes private zeros, nothing of the handle reaches the file any more, and every later call on
-     * the handle returns KM_ESTALE or KM_EIO; so does km_abort() of a read in which it happened. The first such open
-     * installs a handler for SIGBUS in the process (Windows: a vectored exception handler), which passes every fault
-     * that is not in a guarded map to the handler that was there before. A handler that the program installs later
-     * must do the same with faults that it does not know. KM_ENOMEM if more than 1024 mappings are guarded in the
-     * process.
+     * of that mapping becomes private zeros, nothing of the handle is committed any more (what is stored to a live or
+     * raw map before the page that faulted still goes to the file), and every later call on the handle returns
+     * KM_ESTALE or KM_EIO; so does km_abort() of a read in which it happened. The first such open installs a handler
+     * for SIGBUS in the process (Windows: a vectored exception handler), which passes every fault that is not in a
+     * guarded map to the handler that was there before. A handler that the program installs later must do the same
+     * with faults that it does not know. KM_ENOMEM if more than 1024 mappings are guarded in the process.
      */
     KM_GUARD = 1u << 11
 };

@@ -23,7 +23,8 @@
  * | suspect           | who finds file_mark set by a dead holder   | CHECKPOINT, atomic maximum|
  * | writer_wanted ... | waiters set it, the releaser clears it     | none                      |
  * | holder            | live: the holder of WRITER, slot + 1       | WRITER                    |
- * | unsure            | live: set by the first to attach, cleared by a seal | ATTACH, CHECKPOINT |
+ * | unsure            | live: set by the first to attach, and who  | ATTACH, none,             |
+ * |                   | syncs without CHECKPOINT; cleared by a seal | CHECKPOINT               |
  * | boot              | the first to attach                        | ATTACH                    |
  * | waiting[i / 64]   | bit i: the holder of SLOT + i, in km_wait() | SLOT + i                 |
  * | slot[i]           | the holder of SLOT + i; who clears a dead  | SLOT + i                  |

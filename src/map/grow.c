@@ -266,10 +266,17 @@ static int move_regions(km_map *map, uint64_t size) {
     if (result == 0) { /* told first: the next begin tries again to map what could not be mapped */
         km__raise(&map->control->geometry, moved.geometry);
         result = km__regions_map(map, &slots.slot[slots.chosen]);
-    } else if (km__is_live(map)) {
-        atomic_store(&map->control->file_mark, 1); /* S8 in live.c */
     }
     map->stale = true; /* positions are new: the next begin starts from the header */
+    return result;
+}
+
+/* With the mark of who holds CHECKPOINT, which nobody can want here; it stays if this fails (S8 and S9 in live.c). */
+static int move_live(km_map *map, uint64_t size) {
+    const uint32_t mark = atomic_exchange(&map->control->file_mark, 1);
+    const int result = move_regions(map, size);
+    if (result == 0)
+        atomic_store(&map->control->file_mark, mark);
     return result;
 }
 
@@ -291,7 +298,7 @@ int km__grow_beyond(km_map *map, uint64_t size, uint64_t deadline) {
     if (result == 0 && !km__is_live(map))
         result = km__checkpoint(map, deadline, false);
     if (result == 0)
-        result = move_regions(map, size);
+        result = km__is_live(map) ? move_live(map, size) : move_regions(map, size);
     km__unlock(map, KM__ATTACH);
     return result;
 }

@@ -178,10 +178,12 @@ int km__live_rebuild(km_map *map, struct km__slots *slots) {
     keep_doubt(control, same, sealed);
     km__control_clear(control, generation);
     keep_holder(control, same, sealed);
+    atomic_store(&control->file_mark, 1); /* S9: this write of the header may be told of a failure, too */
     header.flags &= ~(uint64_t)KM__HEADER_CLEAN;
     result = km__slots_store_both(map, slots, &header); /* S1; written anew in any case: see O2 */
     if (result != 0)
         return result;
+    atomic_store(&control->file_mark, 0);
     atomic_store(&control->durable, header.generation);
     atomic_store(&control->checkpointed, header.generation);
     atomic_store(&control->geometry, header.geometry);
@@ -392,8 +394,10 @@ static int seal_pages(km_map *map, uint64_t *digest) {
         return result == KM_EIO ? km__sync_failed(map, result) : result;
     if (os_file_sync(map->file) != 0)
         return km__sync_failed(map, KM_EIO);
-    atomic_store(&control->unsure, 0);
-    atomic_store(&control->suspect, 0);
+    if (unsure) { /* what was set meanwhile stays */
+        atomic_store(&control->unsure, 0);
+        atomic_store(&control->suspect, 0);
+    }
     return 0;
 }
 

@@ -27,7 +27,7 @@
 
 #include "map.h"
 
-enum { REAP_REST_NS = 200000, LOOK_TRIES = 8 };
+enum { REAP_REST_NS = 200000, LOOK_TRIES = 8, LOOK_MS = 500 };
 
 static bool has_users(struct os_locks *locks, int *error) {
     const int held = os_lock_probe(locks, KM__LOCK_BASE + KM__USER, 1, OS_LOCK_WRITE, NULL);
@@ -129,7 +129,7 @@ static bool is_another(km_map *map) {
 
 /* Open it as what it is: a map, or bytes without a header. */
 static int look_at(const char *target, km_map **map) {
-    struct km_options options = {.struct_size = sizeof options, .flags = KM_READONLY};
+    struct km_options options = {.struct_size = sizeof options, .flags = KM_READONLY, .timeout_ms = LOOK_MS};
     int result = 0;
     for (int tries = 0; tries < LOOK_TRIES; tries++) {
         options.mode = 0;

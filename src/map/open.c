@@ -525,6 +525,7 @@ static int close_last(km_map *map, uint64_t deadline) {
 static int make_durable(km_map *map) {
     if (!km__is_live(map))
         return km__sync_to(map, km__load(&map->control->appended), UINT64_MAX);
+    atomic_store(&map->control->unsure, 1); /* no CHECKPOINT, so no mark: the next seal writes all again (S9) */
     return os_file_sync(map->file) == 0 ? 0 : km__sync_failed(map, KM_EIO);
 }
 

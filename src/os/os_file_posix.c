@@ -56,6 +56,15 @@ const char *os__file_path(const struct os_file *file) {
     return file->path;
 }
 
+/* A symbolic link that leads nowhere is no free name: nothing can be created in its place. */
+static int not_opened(int number, const char *path) {
+    struct stat status;
+    if (number == ENOENT && lstat(path, &status) == 0 && S_ISLNK(status.st_mode))
+        return km__error(KM_ESYSTEM,
+                         "%s: it is a symbolic link that leads nowhere: make what it leads to, or remove it", path);
+    return os__system_error(number, "open", path);
+}
+
 /*
  * Opening a FIFO, a device or a tape for real can block or have effects (a writer that waits in open() would go on), so
  * the file is looked at through an O_PATH descriptor first, and the very file that was looked at is then opened.
@@ -68,7 +77,7 @@ int os_file_open(struct os_file **file, const char *path, bool writable) {
         looked = open(path, O_PATH | O_CLOEXEC);
     while (looked < 0 && errno == EINTR);
     if (looked < 0)
-        return os__system_error(errno, "open", path);
+        return not_opened(errno, path);
 
     struct stat status;
     int error = 0;

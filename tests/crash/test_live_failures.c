@@ -168,6 +168,38 @@ static void a_failed_sync_at_the_open_gives_no_handle(void **state) {
     assert_true(n > 2);
 }
 
+/* The first to attach meets the failed write-back at its own write of the header, and dies before it can tell. */
+static void what_a_dead_opener_may_have_been_told_is_not_forgotten(void **state) {
+    (void)state;
+    uint64_t n = 1;
+    for (;; n++) {
+        os_sim_reset(n);
+        km_map *map = open_map(PATH, KM_LIVE, KM_CREATE), *gone = NULL;
+        memset(km_data(map), 1, SIZE);
+        os_sim_kill(NULL); /* unsealed; nothing failed so far */
+        (void)km_close(map);
+        os_sim_fail(OS_SIM_SYNC, n, 1, KM_EIO);
+        const int result = try_open(&gone, PATH, 0, 0);
+        const bool met = os_sim_failures() > 0;
+        os_sim_fail(OS_SIM_SYNC, 0, 0, 0);
+        if (met) {
+            const uint32_t none = 0;
+            assert_int_equal(result, KM_EIO);
+            assert_true(os_sim_damage(PATH, KM__CONTROL_OFFSET + offsetof(struct km__control, failed), &none, 4));
+        }
+        (void)km_close(gone);
+        map = open_map(PATH, 0, 0);
+        assert_int_equal(atomic_load(&map->control->unsure), met);
+        must(km_close(map));
+        map = open_map(PATH, 0, KM_READONLY);
+        check_clean(map);
+        must(km_close(map));
+        if (!met)
+            break;
+    }
+    assert_true(n > 1);
+}
+
 /* Its seal's sync fails, and its process dies before it can tell anybody. */
 static void die_in_a_failed_seal(km_map *map) {
     os_sim_fail(OS_SIM_SYNC, 1, 1, KM_EIO);
@@ -301,6 +333,7 @@ int main(void) {
         cmocka_unit_test(a_failed_sync_ends_all_writing_until_all_have_closed),
         cmocka_unit_test(a_failed_sync_at_the_last_close_leaves_the_map_unsealed),
         cmocka_unit_test(a_failed_sync_at_the_open_gives_no_handle),
+        cmocka_unit_test(what_a_dead_opener_may_have_been_told_is_not_forgotten),
         cmocka_unit_test(what_a_dead_sealer_may_not_have_written_is_written_again),
         cmocka_unit_test(an_object_makes_no_sync_and_is_gone_after_a_power_cut),
         cmocka_unit_test(an_object_whose_only_user_died_at_any_step_is_absent),

@@ -487,6 +487,18 @@ static void a_name_is_compared_with_the_file_not_with_the_path(void **unused) {
     os_file_close(file);
 }
 
+static void a_link_that_leads_nowhere_is_neither_a_file_nor_a_free_name(void **unused) {
+    (void)unused;
+    struct os_file *file = NULL;
+    assert_int_equal(symlink(scratch_path("nowhere"), scratch_path("dangling")), 0);
+    must_fail(os_file_open(&file, scratch_path("dangling"), true), KM_ESYSTEM);
+    check_detail_contains("leads nowhere");
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options, .size = 4096, .flags = KM_CREATE};
+    must_fail(km_open(&map, scratch_path("dangling"), &options), KM_ESYSTEM);
+    check_detail_contains("leads nowhere");
+}
+
 /* ---- coherence --------------------------------------------------------------------------------------------------- */
 
 static void an_unknown_file_system_is_refused_by_name_with_the_way_round(void **unused) {
@@ -642,6 +654,7 @@ int main(void) {
         cmocka_unit_test(a_name_is_compared_with_the_file_not_with_the_path),
         cmocka_unit_test(an_unknown_file_system_is_refused_by_name_with_the_way_round),
         cmocka_unit_test(overlayfs_is_accepted_only_after_the_copy_up),
+        cmocka_unit_test(a_link_that_leads_nowhere_is_neither_a_file_nor_a_free_name),
         cmocka_unit_test(a_clone_has_the_same_bytes_or_is_refused_as_unsupported),
         cmocka_unit_test(every_way_to_refuse_a_clone_has_its_error),
     };
