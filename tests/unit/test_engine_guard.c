@@ -389,7 +389,7 @@ static void readers_are_guarded_too_and_the_end_of_a_read_tells(void **state) {
     }
 }
 
-/* ---- a fault in the middle of a call ------------------------------------------------------------------------------ */
+/* ---- a fault in the middle of a call --------------------------------------------------------------------------- */
 
 static struct {
     int result;
