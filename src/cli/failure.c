@@ -153,11 +153,8 @@ static char *explain(const struct cli_command *command, int error, const char *d
 
 int cli_fail_closing(const struct cli_command *command, int error, const char *done) {
     const char *detail = km_last_error_detail();
-    if (command->target) {
-        const size_t length = strlen(command->target);
-        if (strncmp(detail, command->target, length) == 0 && strncmp(detail + length, ": ", 2) == 0)
-            detail += length + 2; /* the line names the target already */
-    }
+    if (command->target)
+        detail = cli_text_detail(detail, command->target);
     char *what = explain(command, error, detail), *hint = NULL;
     if (done && asprintf(&hint, "that was while closing; %s, the next to open it makes up for it", done) < 0)
         hint = NULL;

@@ -6,6 +6,7 @@
 #include "text.h"
 
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -249,6 +250,12 @@ size_t cli_text_utf8_length(const unsigned char *bytes) {
         if (bytes[i] < 0x80 || bytes[i] > 0xbf)
             return 0;
     return length;
+}
+
+const char *cli_text_detail(const char *detail, const char *target) {
+    const size_t length = strlen(target);
+    const bool names_it = strncmp(detail, target, length) == 0 && strncmp(detail + length, ": ", 2) == 0;
+    return names_it ? detail + length + 2 : detail;
 }
 
 void cli_text_sanitize(char *text, size_t length) {

@@ -49,6 +49,9 @@ const char *cli_text_mode(uint32_t mode);
 /** Length of the well-formed UTF-8 sequence at `bytes` (Unicode 15, table 3-7), or 0. Does not look beyond a NUL. */
 size_t cli_text_utf8_length(const unsigned char *bytes);
 
+/** The library's sentence about an error without the target at its start, where a line names the target already. */
+const char *cli_text_detail(const char *detail, const char *target);
+
 /** Make bytes that a terminal could obey visible as '?', in place. */
 void cli_text_sanitize(char *text, size_t length);
 

@@ -81,10 +81,7 @@ static void print_row(const struct km_listed *entry, size_t width) {
     printf("%s%*s  ", entry->target, (int)(width - characters_in(entry->target)), "");
     if (entry->error) {
         const char *detail = entry->detail[0] ? entry->detail : km_error_message(entry->error);
-        const size_t length = strlen(entry->target);
-        if (strncmp(detail, entry->target, length) == 0 && strncmp(detail + length, ": ", 2) == 0)
-            detail += length + 2; /* the row names the target already */
-        printf("%s\n", detail);
+        printf("%s\n", cli_text_detail(detail, entry->target));
         return;
     }
     if (entry->mode != KM_RAW)
