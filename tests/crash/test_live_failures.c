@@ -200,6 +200,61 @@ static void what_a_dead_opener_may_have_been_told_is_not_forgotten(void **state)
     assert_true(n > 1);
 }
 
+#define WORD(name) (KM__CONTROL_OFFSET + offsetof(struct km__control, name))
+
+static uint32_t word_at(uint64_t offset) {
+    uint32_t word = 0;
+    assert_true(os_sim_read(PATH, offset, &word, sizeof word));
+    return word;
+}
+
+/* A grower that moves the regions is told of the failed write-back, and dies before it can tell. */
+static void what_a_dead_grower_may_have_been_told_is_not_forgotten(void **state) {
+    (void)state;
+    static const uint32_t none = 0;
+    uint64_t n = 1;
+    for (;; n++) {
+        os_sim_reset(n);
+        km_map *map = open_map(PATH, KM_LIVE, KM_CREATE);
+        memset(km_data(map), 1, SIZE);
+        os_sim_fail(OS_SIM_SYNC, n, 1, KM_EIO);
+        const int result = km__grow_beyond(map, 8 * SIZE, UINT64_MAX);
+        const bool met = os_sim_failures() > 0;
+        os_sim_fail(OS_SIM_SYNC, 0, 0, 0);
+        assert_int_equal(result, met ? KM_EIO : 0);
+        assert_true(os_sim_damage(PATH, WORD(failed), &none, sizeof none));
+        os_sim_kill(NULL);
+        (void)km_close(map);
+        map = open_map(PATH, 0, 0);
+        assert_int_equal(atomic_load(&map->control->unsure), met);
+        must(km_close(map));
+        if (!met)
+            break;
+    }
+    assert_true(n > 2);
+}
+
+/* Who cannot have ATTACH syncs all the same (O9), without the mark of CHECKPOINT. */
+static void what_a_hindered_close_may_have_been_told_is_not_forgotten(void **state) {
+    (void)state;
+    struct os_file *file = NULL;
+    struct os_locks *locks = NULL;
+    os_sim_reset(1);
+    km_map *map = open_map(PATH, KM_LIVE, KM_CREATE);
+    memset(km_data(map), 1, SIZE);
+    must(os_file_open(&file, PATH, true));
+    must(os_locks_open(&locks, file));
+    must(os_lock_try(locks, KM__LOCK_BASE + KM__ATTACH, 1, OS_LOCK_WRITE));
+    os_sim_fail(OS_SIM_SYNC, 1, 1, KM_EIO);
+    must_fail(km_close(map), KM_EIO);
+    assert_int_equal(os_sim_failures(), 1);
+    assert_int_equal(word_at(WORD(unsure)), 1); /* also if `failed` had not been written any more */
+    os_locks_close(locks);
+    os_file_close(file);
+    expect_recovery(false, 1);
+    assert_int_equal(word_at(WORD(unsure)), 0); /* all was written again */
+}
+
 /* Its seal's sync fails, and its process dies before it can tell anybody. */
 static void die_in_a_failed_seal(km_map *map) {
     os_sim_fail(OS_SIM_SYNC, 1, 1, KM_EIO);
@@ -334,6 +389,8 @@ int main(void) {
         cmocka_unit_test(a_failed_sync_at_the_last_close_leaves_the_map_unsealed),
         cmocka_unit_test(a_failed_sync_at_the_open_gives_no_handle),
         cmocka_unit_test(what_a_dead_opener_may_have_been_told_is_not_forgotten),
+        cmocka_unit_test(what_a_dead_grower_may_have_been_told_is_not_forgotten),
+        cmocka_unit_test(what_a_hindered_close_may_have_been_told_is_not_forgotten),
         cmocka_unit_test(what_a_dead_sealer_may_not_have_written_is_written_again),
         cmocka_unit_test(an_object_makes_no_sync_and_is_gone_after_a_power_cut),
         cmocka_unit_test(an_object_whose_only_user_died_at_any_step_is_absent),

@@ -680,6 +680,40 @@ static void a_sync_that_meets_a_fault_makes_nothing_durable_for_others(void **st
     assert_true(faults > 0);
 }
 
+/* Behind the end of a file that is cut within a page stand zeros, without a fault. */
+static int read_what_is_cut_within_a_page(void *context) {
+    const unsigned way = *(const unsigned *)context;
+    char *path = scratch_path("within-%u.km", way);
+    struct km_options options = {.struct_size = sizeof options,
+                                 .size = 4 * KM_PAGE_SIZE,
+                                 .mode = way < 2 ? KM_TRANSACTIONAL : KM_LIVE,
+                                 .flags = KM_CREATE | KM_GUARD};
+    km_map *map = NULL;
+    child_must(km_open(&map, path, &options));
+    child_must(km_begin(map, KM_WRITE));
+    memset(km_data(map), 7, 4 * KM_PAGE_SIZE);
+    child_must(km_commit(map));
+    child_must(km_checkpoint(map));
+    const uint64_t end = map->header.data_offset + KM_PAGE_SIZE + 100;
+    child_must(km_close(map));
+    options.flags = KM_READONLY | KM_GUARD;
+    child_must(km_open(&map, path, &options));
+    child_must(km_begin(map, KM_READ));
+    child_check(truncate(path, (off_t)end) == 0);
+    const volatile unsigned char *data = km_data(map);
+    child_check(data[KM_PAGE_SIZE + 99] == 7 && data[KM_PAGE_SIZE + 100] == 0);
+    child_check(!os_file_faulted(map->file));
+    child_check((way % 2 == 0 ? km_abort(map) : km_commit(map)) == KM_ESTALE);
+    (void)km_close(map);
+    return 0;
+}
+
+static void a_read_of_a_file_that_was_cut_within_a_page_is_none(void **state) {
+    (void)state;
+    for (unsigned way = 0; way < 4; way++)
+        assert_int_equal(check_in_child(read_what_is_cut_within_a_page, &way, 20), 0);
+}
+
 int main(void) {
     scratch_time_limit(170);
     objects_start();
@@ -698,6 +732,7 @@ int main(void) {
         cmocka_unit_test(without_the_flag_the_process_dies_as_before),
         cmocka_unit_test(a_closed_handle_guards_nothing),
         cmocka_unit_test(an_open_that_meets_a_fault_takes_nothing_back),
+        cmocka_unit_test(a_read_of_a_file_that_was_cut_within_a_page_is_none),
         cmocka_unit_test(a_sync_that_meets_a_fault_makes_nothing_durable_for_others),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
