@@ -12,7 +12,6 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -21,6 +20,7 @@
 #include "support/check.h"
 #include "support/objects.h"
 #include "support/scratch.h"
+#include "support/workers.h"
 
 #define WRITERS 4u
 #define WORKERS 6u
@@ -219,41 +219,14 @@ struct stage {
 static void start(struct stage *stage, unsigned number) {
     struct worker worker = {.number = number, .target = stage->target, .chance = {chance_next(&stage->chance)}};
     atomic_store(&ledger->phase[number], OUTSIDE);
-    fflush(NULL);
-    stage->pids[number] = fork();
-    assert_true(stage->pids[number] >= 0);
+    stage->pids[number] = workers_fork(300);
     if (stage->pids[number] != 0)
         return;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    static const int signals[] = {SIGALRM, SIGTERM, SIGINT, SIGSEGV, SIGBUS, SIGILL, SIGFPE};
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-        signal(signals[i], SIG_DFL);
-    alarm(300);
     if (number < WRITERS)
         write_on(&worker);
     else
         read_on(&worker);
     _exit(0);
-}
-
-static void end_all(struct stage *stage) {
-    for (unsigned i = 0; i < WORKERS; i++)
-        if (stage->pids[i] > 0) {
-            kill(stage->pids[i], SIGKILL);
-            waitpid(stage->pids[i], NULL, 0);
-            stage->pids[i] = 0;
-        }
-}
-
-static void expect_alive(struct stage *stage) {
-    for (unsigned i = 0; i < WORKERS; i++) {
-        int status = 0;
-        if (waitpid(stage->pids[i], &status, WNOHANG) == stage->pids[i]) {
-            stage->pids[i] = 0;
-            end_all(stage);
-            fail_msg("worker %u ended with %d", i, WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
-        }
-    }
 }
 
 /* Stop it, see where it stands, and kill it there or let it go on. */
@@ -263,7 +236,7 @@ static void strike(struct stage *stage, unsigned number) {
     assert_int_equal(waitpid(stage->pids[number], &status, WUNTRACED), stage->pids[number]);
     if (!WIFSTOPPED(status)) { /* it had something to say */
         stage->pids[number] = 0;
-        end_all(stage);
+        workers_end(stage->pids, WORKERS);
         fail_msg("worker %u ended with %d", number, status);
     }
     const uint32_t phase = atomic_load(&ledger->phase[number]);
@@ -323,7 +296,7 @@ static void kill_writers(const char *target, bool exact) {
     while (stage.inside < KILLS || ledger->looks < KILLS) {
         const struct timespec pause = {.tv_nsec = (long)chance_below(&stage.chance, 20000000)};
         nanosleep(&pause, NULL);
-        expect_alive(&stage);
+        workers_expect_alive(stage.pids, WORKERS);
         strike(&stage, choose(&stage));
         if (chance_percent(&stage.chance, 3)) /* all at once */
             for (unsigned i = 0; i < WORKERS; i++)

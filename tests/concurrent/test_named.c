@@ -17,7 +17,6 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,6 +25,7 @@
 #include "support/check.h"
 #include "support/objects.h"
 #include "support/scratch.h"
+#include "support/workers.h"
 
 #define WORKERS 8
 #define NAMES 4
@@ -244,41 +244,13 @@ static void start(struct stage *stage, unsigned number) {
     const uint64_t seed = chance_next(&stage->chance);
     atomic_store(&shared->records[number].token, 0);
     atomic_store(&shared->records[number].doomed, 0);
-    fflush(NULL);
-    stage->pids[number] = fork();
-    assert_true(stage->pids[number] >= 0);
+    stage->pids[number] = workers_fork(500);
     if (stage->pids[number] != 0)
         return;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    static const int signals[] = {SIGALRM, SIGTERM, SIGINT, SIGSEGV, SIGBUS, SIGILL, SIGFPE};
-    for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
-        signal(signals[i], SIG_DFL);
-    alarm(500);
     struct worker worker = {.number = number, .chance = {seed}};
     while (atomic_load(&shared->stop) == 0)
         go_round(&worker);
     _exit(0);
-}
-
-static void end_all(struct stage *stage) {
-    for (unsigned i = 0; i < WORKERS; i++)
-        if (stage->pids[i] > 0) {
-            kill(stage->pids[i], SIGKILL);
-            waitpid(stage->pids[i], NULL, 0);
-            stage->pids[i] = 0;
-        }
-}
-
-/* Workers end by themselves only when they have found something wrong, and said so. */
-static void expect_alive(struct stage *stage) {
-    for (unsigned i = 0; i < WORKERS; i++) {
-        int status = 0;
-        if (waitpid(stage->pids[i], &status, WNOHANG) == stage->pids[i]) {
-            stage->pids[i] = 0;
-            end_all(stage);
-            fail_msg("worker %u ended with %d", i, WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
-        }
-    }
 }
 
 static void kill_one(struct stage *stage, unsigned number) {
@@ -325,7 +297,7 @@ static void no_two_objects_have_one_name_and_none_comes_back(void **state) {
         start(&stage, i);
     while (atomic_load(&shared->rounds) < ROUNDS || stage.kills < KILLS) {
         pause_us(chance_below(&stage.chance, 200000));
-        expect_alive(&stage);
+        workers_expect_alive(stage.pids, WORKERS);
         disturb(&stage);
     }
     atomic_store(&shared->stop, 1);
