@@ -20,6 +20,8 @@ SANITIZE ?=
 # The packages (Debian's names) that the tests need, and those that the demo uses where it can get them.
 TEST_PACKAGES := libc6-dev pkg-config zlib1g-dev libcmocka-dev bats jq binutils clang
 SANITIZE_PACKAGES := libc6-dev pkg-config zlib1g-dev libcmocka-dev clang libclang-rt-dev
+FUZZ_PACKAGES := libc6-dev pkg-config zlib1g-dev libcmocka-dev clang libclang-rt-dev llvm
+DISK_PACKAGES := libfuse3-dev fuse3 e2fsprogs xfsprogs btrfs-progs
 DEMO_PACKAGES := libc6-dev pkg-config zlib1g-dev wamerican
 # The second compiler of `make test`, and the one of `make sanitize`.
 OTHER_CC ?= $(if $(findstring clang,$(CC)),gcc,clang)
@@ -66,13 +68,22 @@ MAP_SOURCES := $(wildcard src/map/*.c src/os/error.c)
 CLI_SOURCES := $(wildcard src/cli/*.c)
 
 # Tests: a program for each test_*.c; the other files beside them, and those of tests/support, are at hand for all of them.
-TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/model/test_*.c tests/concurrent/test_*.c tests/compat/test_*.c)
+TEST_SOURCES := $(wildcard tests/unit/test_*.c tests/model/test_*.c tests/concurrent/test_*.c tests/compat/test_*.c \
+                  tests/scenario/test_*.c)
+FAULT_SOURCES := $(wildcard tests/faults/test_*.c)
 CRASH_SOURCES := $(wildcard tests/crash/test_*.c)
 SIM_TOOL_SOURCES := tests/support/tool_golden.c
 TOOL_SOURCES := $(filter-out $(SIM_TOOL_SOURCES),$(wildcard tests/support/tool_*.c))
 SIM_SOURCES := $(wildcard tests/support/os_sim*.c)
 SUPPORT_SOURCES := $(filter-out $(TEST_SOURCES) $(CRASH_SOURCES) $(TOOL_SOURCES) $(SIM_TOOL_SOURCES) $(SIM_SOURCES), \
-                     $(wildcard tests/support/*.c tests/unit/*.c tests/model/*.c tests/concurrent/*.c tests/crash/*.c))
+                     $(wildcard tests/support/*.c tests/unit/*.c tests/model/*.c tests/concurrent/*.c tests/crash/*.c \
+                                tests/scenario/*.c))
+# A fuzz target is a function (fuzz_*.c). With replay.c it is a program that runs kept inputs; with clang's libFuzzer, in a
+# build of its own, one that looks for new ones. The other files of tests/fuzz are at hand for all targets.
+FUZZ_SOURCES := $(wildcard tests/fuzz/fuzz_*.c)
+FUZZ_SUPPORT := $(filter-out $(FUZZ_SOURCES) tests/fuzz/replay.c,$(wildcard tests/fuzz/*.c))
+# Calls of the system that the fault tests make fail, one a line.
+FAULT_CALLS := $(shell grep -v '^\#' tests/faults/calls 2>/dev/null)
 BENCH_SOURCES := $(wildcard tests/bench/*.c)
 EXAMPLE_SOURCES := $(wildcard docs/examples/*.c)
 
@@ -86,12 +97,15 @@ BENCH_OBJECTS := $(call objects,$(BENCH_SOURCES))
 program = $(addprefix $(BUILD)/tests/,$(notdir $(basename $(1))))
 TEST_PROGRAMS := $(call program,$(TEST_SOURCES))
 CRASH_PROGRAMS := $(call program,$(CRASH_SOURCES))
+FAULT_PROGRAMS := $(call program,$(FAULT_SOURCES))
+REPLAY_PROGRAMS := $(call program,$(FUZZ_SOURCES))
 TOOL_PROGRAMS := $(call program,$(TOOL_SOURCES) $(SIM_TOOL_SOURCES))
 EXAMPLE_PROGRAMS := $(patsubst docs/%.c,$(BUILD)/%,$(EXAMPLE_SOURCES))
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
 
-.PHONY: all help library tests test sanitize check-model check-layout check-documents bench demo golden format check-format clean
+.PHONY: all help library tests test test-crash test-kill test-disk test-mutations test-fuzz fuzzers sanitize check-model \
+        check-layout check-documents bench demo golden format check-format clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 .SUFFIXES:
@@ -100,7 +114,7 @@ all: library $(BUILD)/keepmap ## build the tool and both libraries (the default)
 
 library: $(BUILD)/libkeepmap.a $(BUILD)/libkeepmap.so ## build libkeepmap.a and libkeepmap.so
 
-tests: all $(TEST_PROGRAMS) $(CRASH_PROGRAMS) $(TOOL_PROGRAMS) $(EXAMPLE_PROGRAMS) ## build the test programs and the examples
+tests: all $(TEST_PROGRAMS) $(CRASH_PROGRAMS) $(FAULT_PROGRAMS) $(REPLAY_PROGRAMS) $(TOOL_PROGRAMS) $(EXAMPLE_PROGRAMS) ## build the test programs and the examples
 
 help: ## list the targets and the variables
 	@echo "Targets:"
@@ -114,8 +128,46 @@ help: ## list the targets and the variables
 # What was found when make started can be out of date once packages have been installed, so the work is done by a new make.
 test: ## install what is missing, build, run all tests; ends with "N passed, N failed"
 	@tests/install-packages $(TEST_PACKAGES)
+	@tests/install-packages --optional $(DISK_PACKAGES)
 	@$(MAKE) --no-print-directory tests
 	@BUILD=$(BUILD) MAKE="$(MAKE)" OTHER_CC=$(OTHER_CC) tests/run
+
+# How much the long forms do. SEED repeats a run.
+IMAGES ?= 1000000
+MINUTES ?= 10
+SECONDS ?= 120
+SEED ?=
+
+test-crash: ## cut the power IMAGES times on the simulated system, on all cores
+	@tests/install-packages $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory $(BUILD)/tests/test_power
+	@KEEPMAP_IMAGES=$(IMAGES) KEEPMAP_SEED=$(SEED) $(BUILD)/tests/test_power
+
+test-kill: ## kill and stop processes at random for MINUTES
+	@tests/install-packages $(TEST_PACKAGES)
+	@$(MAKE) --no-print-directory $(BUILD)/tests/test_kill
+	@KEEPMAP_MINUTES=$(MINUTES) KEEPMAP_SEED=$(SEED) $(BUILD)/tests/test_kill
+
+test-disk: ## cut the power of ext4, xfs and btrfs on a disk that records writes and flushes (root and FUSE)
+	@tests/install-packages $(TEST_PACKAGES)
+	@tests/install-packages --optional $(DISK_PACKAGES)
+	@$(MAKE) --no-print-directory tests
+	@BUILD=$(BUILD) MAKE="$(MAKE)" tests/run disk
+
+test-mutations: ## take each rule of the protocol out, and show which test fails
+	@tests/install-packages $(TEST_PACKAGES)
+	@BUILD=$(BUILD) MAKE="$(MAKE)" tests/mutations/run
+
+# Fuzzers need clang and a build of their own.
+FUZZ_BUILD = $(BUILD)/fuzz
+FUZZ_MAKE = $(MAKE) --no-print-directory BUILD=$(FUZZ_BUILD) CC=$(SANITIZE_CC) CFLAGS='-O1 -g' \
+            SANITIZE=fuzzer-no-link,address,undefined
+test-fuzz: ## look for inputs that break something, for SECONDS in all
+	@tests/install-packages $(FUZZ_PACKAGES)
+	@$(FUZZ_MAKE) fuzzers
+	@BUILD=$(FUZZ_BUILD) SECONDS_IN_ALL=$(SECONDS) tests/fuzz/run
+
+fuzzers: $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(FUZZ_SOURCES)) # by test-fuzz, which sets CC and SANITIZE
 
 sanitize: ## run the tests under the address, undefined-behaviour and thread sanitizers
 	@tests/install-packages $(SANITIZE_PACKAGES)
@@ -229,6 +281,24 @@ $(call program,$(1)): $(call objects,$(1)) $(BUILD)/tests/libsupport.a $(BUILD)/
 endef
 $(foreach source,$(TEST_SOURCES) $(TOOL_SOURCES),$(eval $(call test-program,$(source),internal)))
 $(foreach source,$(CRASH_SOURCES) $(SIM_TOOL_SOURCES),$(eval $(call test-program,$(source),sim)))
+
+# Each call of the system named in tests/faults/calls goes to __wrap_NAME, which the tests define.
+$(FAULT_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/faults/%.o \
+        $(call objects,$(filter-out $(FAULT_SOURCES),$(wildcard tests/faults/*.c))) \
+        $(BUILD)/tests/libsupport.a $(BUILD)/tests/libinternal.a tests/faults/calls
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) $(addprefix -Wl$(comma)--wrap=,$(FAULT_CALLS)) -o $@ $(filter %.o %.a,$^) -lcmocka $(LIBRARIES)
+
+comma := ,
+FUZZ_OBJECTS := $(call objects,$(FUZZ_SUPPORT))
+FUZZ_ARCHIVES := $(BUILD)/tests/libsupport.a $(BUILD)/tests/libsim.a
+$(REPLAY_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/fuzz/%.o $(BUILD)/obj/tests/fuzz/replay.o $(FUZZ_OBJECTS) $(FUZZ_ARCHIVES)
+	$(link-test)
+
+$(BUILD)/fuzz_%: $(BUILD)/obj/tests/fuzz/fuzz_%.o $(FUZZ_OBJECTS) $(FUZZ_ARCHIVES)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -fsanitize=fuzzer -o $@ $^ -lcmocka $(LIBRARIES)
 
 $(BUILD)/bench/bench: $(BENCH_OBJECTS) $(BUILD)/tests/libsupport.a $(BUILD)/libkeepmap.a
 	@mkdir -p $(@D)
