@@ -57,18 +57,9 @@
 
 /* ---- attach ------------------------------------------------------------------------------------------------------ */
 
-static void boot_words(uint64_t words[2]) {
-    uint8_t id[16];
-    os_boot_id(id);
-    memcpy(words, id, sizeof id);
-}
-
 /* Whether control was written since the machine was started. */
 static bool same_boot(const struct km__control *control) {
-    uint64_t now[2];
-    boot_words(now);
-    return km__load(&control->magic) == KM__CONTROL_MAGIC && (now[0] | now[1]) != 0 &&
-           km__load(&control->boot[0]) == now[0] && km__load(&control->boot[1]) == now[1];
+    return km__control_boot(control) == KM__BOOT_SAME;
 }
 
 /* S10: `visible`, if it can be the number of a commit after the header's. */
@@ -107,21 +98,16 @@ int km__live_state(km_map *map, struct km__header *header, bool *abandoned) {
 static void keep_holder(struct km__control *control, bool same, bool sealed) {
     if (same)
         return;
-    uint64_t now[2];
-    boot_words(now);
     atomic_store(&control->holder, sealed ? 0 : HOLDER_UNKNOWN);
-    atomic_store(&control->boot[0], now[0]);
-    atomic_store(&control->boot[1], now[1]);
+    km__control_note_boot(control);
 }
 
 /* S9. Who dies before the words are cleared leaves them as they were, who dies after leaves `unsure`. */
-static void keep_doubt(struct km__control *control, bool same, bool sealed) {
-    uint64_t now[2];
-    boot_words(now);
-    const bool told = (now[0] | now[1]) != 0; /* else nobody knows which start of the machine this is */
-    if (sealed || (told && !same))
+static void keep_doubt(struct km__control *control, bool sealed) {
+    const enum km__boot boot = km__control_boot(control);
+    if (sealed || boot == KM__BOOT_OTHER)
         atomic_store(&control->unsure, 0);
-    else if (!told || atomic_load(&control->failed) != 0 || atomic_load(&control->file_mark) != 0 ||
+    else if (boot == KM__BOOT_UNKNOWN || atomic_load(&control->failed) != 0 || atomic_load(&control->file_mark) != 0 ||
              km__load(&control->suspect) != 0)
         atomic_store(&control->unsure, 1);
 }
@@ -175,8 +161,8 @@ int km__live_rebuild(km_map *map, struct km__slots *slots) {
         result = os_file_sync_name(map->file, map->path); /* O8 */
     if (result != 0)
         return result;
-    keep_doubt(control, same, sealed);
-    km__control_clear(control, generation);
+    keep_doubt(control, sealed);
+    km__control_clear(control, generation, 0);
     keep_holder(control, same, sealed);
     atomic_store(&control->file_mark, 1); /* S9: this write of the header may be told of a failure, too */
     header.flags &= ~(uint64_t)KM__HEADER_CLEAN;

@@ -251,8 +251,14 @@ static inline bool km__is_new(const struct km__header *header) {
     return header->sequence <= 2;
 }
 int km__check_options(const struct km_options *options, struct km_options *checked);
-/** Rebuild control as of `generation`; `holder` and `boot` stay. */
-void km__control_clear(struct km__control *control, uint64_t generation);
+
+/* ---- control.c ---- */
+/** Which start of the machine control was last rebuilt in. */
+enum km__boot { KM__BOOT_UNKNOWN, KM__BOOT_SAME, KM__BOOT_OTHER };
+enum km__boot km__control_boot(const struct km__control *control);
+void km__control_note_boot(struct km__control *control);
+/** Rebuild control as of `generation`, of which `durable` is known to be on the disk; `holder` and `boot` stay. */
+void km__control_clear(struct km__control *control, uint64_t generation, uint64_t durable);
 
 /* ---- view.c ---- */
 int km__refresh_to(km_map *map, uint64_t goal); /* apply frames up to it; stale is set on failure */

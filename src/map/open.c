@@ -32,6 +32,14 @@
  * O11 The first to attach reads the header slots after it has found no slot locked. The others may have died since it
  *     read them for the first time, and until then have brought home further and overwritten frames: it would take the
  *     map for damaged, or bring the old header back.
+ * O12 A map with whole-page frames is for disks on which a write that power cuts leaves noise, so there no frame is
+ *     written again that the disk is known to have: those up to `durable` of a control of this start of the machine,
+ *     and all after another start, because what the page cache shows was read from the disk then. Otherwise a
+ *     power cut during a recovery could take a commit that was acknowledged long before. For the same reason what a
+ *     recovery that died was writing is synced before the first slot is written: both could be under way at once.
+ * O13 A damaged slot may have said "in progress", and home be a mixture: recovery writes it anew as "in progress" to
+ *     the last frame. Otherwise verify, which compares home with the table where no checkpoint is under way, calls
+ *     good pages damaged.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -68,10 +76,25 @@ static int check_end(km_map *map, const struct km__header *header, const struct 
     return known <= end->generation ? 0 : km__frame_cut_off(map, known, end->generation);
 }
 
+static bool full_pages(const struct km__header *header) {
+    return (header->feature_readonly & KM__FEATURE_FULL_PAGES) != 0;
+}
+
+/* O12: the frames that are not written again. */
+static uint64_t kept_by_disk(km_map *map, const struct km__header *header, uint64_t end) {
+    const enum km__boot boot = km__control_boot(map->control);
+    if (!full_pages(header) || boot == KM__BOOT_UNKNOWN)
+        return header->generation;
+    const uint64_t durable = km__load(&map->control->durable);
+    return boot == KM__BOOT_OTHER || durable > end ? end : durable;
+}
+
 /* O2: the same bytes again, so that a sync means something. */
-static int write_again(km_map *map, struct km__slots *slots, const struct km__cursor *end) {
+static int write_again(km_map *map, struct km__slots *slots, const struct km__cursor *end, uint64_t kept) {
     const int other = 1 - slots->chosen;
-    int result = 0;
+    int result = full_pages(&slots->slot[slots->chosen]) ? os_file_sync(map->file) : 0; /* O12 */
+    if (result != 0)
+        return result;
     if (slots->result[other] == 0 && slots->slot[other].generation == slots->slot[slots->chosen].generation &&
         slots->slot[other].geometry == slots->slot[slots->chosen].geometry) {
         /* one after the other, so that never both are being written */
@@ -79,12 +102,15 @@ static int write_again(km_map *map, struct km__slots *slots, const struct km__cu
         if (result == 0)
             result = km__slots_write_again(map, slots, other);
     } else { /* damaged, or older: `checkpointed` is published only with both slots there (C8), as are places (G6) */
-        const struct km__header same = slots->slot[slots->chosen];
+        struct km__header same = slots->slot[slots->chosen];
+        if (slots->result[other] != 0 && same.target < end->generation)
+            same.target = end->generation; /* O13 */
         result = km__slots_store(map, slots, &same);
     }
     struct km__cursor cursor = km__header_cursor(&slots->slot[slots->chosen]);
     while (result == 0 && cursor.generation < end->generation) {
-        result = km__frame_rewrite(map, &cursor);
+        result =
+            cursor.generation < kept ? km__journal_read(map, &map->frame, &cursor) : km__frame_rewrite(map, &cursor);
         if (result == 1)
             result = km__error(KM_EJOURNAL, "%s: the journal changed while it was recovered", map->path);
     }
@@ -93,31 +119,6 @@ static int write_again(km_map *map, struct km__slots *slots, const struct km__cu
     if (result == 0)
         atomic_store(&map->control->header_durable, slots->slot[slots->chosen].sequence);
     return result;
-}
-
-void km__control_clear(struct km__control *control, uint64_t generation) {
-    atomic_store(&control->epoch, 0); /* O4 */
-    _Atomic uint64_t *words[] = {&control->durable,        &control->target,     &control->checkpointed,
-                                 &control->geometry,       &control->sync_began, &control->sync_ended,
-                                 &control->header_durable, &control->suspect};
-    _Atomic uint32_t *marks[] = {&control->file_mark,  &control->slot_limit,    &control->failed,
-                                 &control->clean,      &control->writer_wanted, &control->checkpoint_wanted,
-                                 &control->sync_wanted};
-    atomic_store_explicit(&control->appended, generation, memory_order_relaxed);
-    atomic_store_explicit(&control->visible, generation, memory_order_relaxed);
-    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
-        atomic_store_explicit(words[i], 0, memory_order_relaxed);
-    for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++)
-        atomic_store_explicit(marks[i], 0, memory_order_relaxed);
-    for (size_t i = 0; i < KM__SLOTS / 64; i++)
-        atomic_store_explicit(&control->waiting[i], 0, memory_order_relaxed);
-    for (size_t i = 0; i < KM__SLOTS; i++) {
-        atomic_store_explicit(&control->slot[i].pin, KM__NO_PIN, memory_order_relaxed);
-        atomic_store_explicit(&control->slot[i].process_id, 0, memory_order_relaxed);
-        atomic_store_explicit(&control->slot[i].waiting, 0, memory_order_relaxed);
-    }
-    atomic_store(&control->system, os_system());
-    atomic_store(&control->magic, KM__CONTROL_MAGIC);
 }
 
 static int rebuild(km_map *map, struct km__slots *slots) {
@@ -135,13 +136,15 @@ static int rebuild(km_map *map, struct km__slots *slots) {
         result = os_file_sync_name(map->file, map->path); /* O8 */
     if (result != 0)
         return result;
-    km__control_clear(control, 0);
+    const uint64_t kept = kept_by_disk(map, &slots->slot[slots->chosen], end.generation);
+    km__control_clear(control, 0, kept);
+    km__control_note_boot(control);
     if (!clean)
         result = km__table_mend(map, &slots->slot[slots->chosen]);
     if (result == 0)
         result = km__guard_check(map); /* O10 */
     if (result == 0 && !clean)
-        result = write_again(map, slots, &end);
+        result = write_again(map, slots, &end, kept);
     const struct km__header *header = &slots->slot[slots->chosen];
     if (result == 0 && end.generation == header->generation && header->journal_size > header->journal_configured)
         result = km__shrink_journal(map, slots);

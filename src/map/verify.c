@@ -4,8 +4,8 @@
  *
  * It holds CHECKPOINT for reading, chunk by chunk, so that neither home nor a slot changes under a chunk and no
  * frame after the checkpoint is overwritten, and lets a waiting checkpoint go first between two chunks. Pages that
- * frames after the checkpoint touch are checked twice: home against the table, unless a checkpoint died half-way,
- * and home with the frames applied against the frames' checksums.
+ * frames after the checkpoint touch are checked twice: home against the table, unless a checkpoint died half-way or
+ * may have (a header slot is damaged: O13 in open.c), and home with the frames applied against the frames' checksums.
  *
  * A live map has no frames. Its pages are compared where they stand, while others may store to them: what does not
  * match is damage only if the map is sealed, and still is when that is looked at again (S7 in live.c).
@@ -226,10 +226,16 @@ static int is_hole(struct verify *verify, uint64_t first, uint64_t count, bool *
     return result;
 }
 
+/* Home can be a mixture: a checkpoint died here, or the slot that said so is damaged. */
+static bool is_mixed(const struct verify *verify) {
+    const struct km__slots *slots = &verify->slots;
+    return newest(verify)->target > newest(verify)->generation || slots->result[0] != 0 || slots->result[1] != 0;
+}
+
 static int verify_pages(struct verify *verify, uint64_t first, uint64_t count) {
     km_map *map = verify->map;
     const struct km__header *header = newest(verify);
-    const bool mixed = header->target > header->generation; /* a checkpoint died here */
+    const bool mixed = is_mixed(verify);
     const unsigned char *home = km__is_live(map) ? map->view.address : map->home_region.address;
     int result = 0;
     for (uint64_t page = first; page < first + count && result == 0; page++) {
@@ -287,7 +293,7 @@ static int verify_digest(struct verify *verify) {
     int result = lock_chunk(verify);
     if (result != 0)
         return result;
-    bool mixed = newest(verify)->target > newest(verify)->generation;
+    bool mixed = is_mixed(verify) && verify->report->frames > 0;
     if (km__is_live(verify->map)) /* the entries of an unsealed map are a mixture of two seals */
         mixed = (newest(verify)->flags & KM__HEADER_CLEAN) == 0;
     result = km__table_digest(verify->map, km__pages_of(newest(verify)->data_size), &verify->report->digest);

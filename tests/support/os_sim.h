@@ -118,7 +118,8 @@ enum os_sim_policy {
     OS_SIM_PREFIX,     /* all up to some moment, in order; of the write at that moment some sectors */
     OS_SIM_WRITES,     /* some writes and not others, each whole */
     OS_SIM_SECTORS,    /* for each sector any version since its last sync */
-    OS_SIM_GARBLED,    /* the same, and some sectors whose write was under way are noise: no power-safe overwrite */
+    OS_SIM_GARBLED,    /* the same, and some sectors whose write was under way, be it of the same bytes, are noise: no
+                        * power-safe overwrite */
     OS_SIM_POLICY_COUNT
 };
 
@@ -132,7 +133,8 @@ struct os_sim_state;
 struct os_sim_state *os_sim_save(void);
 void os_sim_state_free(struct os_sim_state *state);
 
-/** Sectors, sizes and names that a power cut leaves open. 0: every image of the state is the same. */
+/** Sectors, sizes and names that a power cut leaves open. 0: every image of the state is the same, but for
+ *  OS_SIM_GARBLED. */
 uint64_t os_sim_state_pending(const struct os_sim_state *state);
 
 /**

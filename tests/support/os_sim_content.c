@@ -109,6 +109,7 @@ void sim_content_copy(struct sim_content *to, const struct sim_content *from) {
             memcpy(copy->disk, page->disk, sizeof copy->disk);
             for (unsigned sector = 0; sector < SIM_SECTORS_PER_PAGE; sector++) {
                 const struct sim_version *version = page->pending[sector].oldest;
+                copy->pending[sector].rewritten = page->pending[sector].rewritten;
                 for (; version != NULL; version = version->newer)
                     add_version(copy, sector, version->write, version->failed, version->bytes);
             }
@@ -175,10 +176,13 @@ void sim_content_write(struct sim_content *content, uint64_t write, uint64_t off
         size_t part = OS_SIM_SECTOR - in_sector < length ? OS_SIM_SECTOR - in_sector : length;
         unsigned char whole[OS_SIM_SECTOR];
         sim_content_read(content, offset - in_sector, whole, sizeof whole);
-        /* The same bytes once more change nothing, unless a failed sync put in doubt where they are. */
+        /* The same bytes once more change nothing, unless a failed sync put in doubt where they are; but a disk that
+         * leaves noise where it was writing does so there, too. */
         if (memcmp(whole + in_sector, from, part) != 0 || is_in_doubt(content, offset)) {
             memcpy(whole + in_sector, from, part);
             add_version(need_page(content, offset / SIM_PAGE), sector, write, false, whole);
+        } else {
+            need_page(content, offset / SIM_PAGE)->pending[sector].rewritten = true;
         }
         from += part;
         offset += part;
@@ -226,7 +230,10 @@ static void sync_page(struct sim_page *page, uint64_t offset, uint64_t end, bool
     for (unsigned sector = 0; sector < SIM_SECTORS_PER_PAGE; sector++) {
         struct sim_pending *pending = &page->pending[sector];
         const uint64_t start = page->number * SIM_PAGE + sector * OS_SIM_SECTOR;
-        if (pending->newest == NULL || start >= end || start + OS_SIM_SECTOR <= offset)
+        if (start >= end || start + OS_SIM_SECTOR <= offset)
+            continue;
+        pending->rewritten = pending->rewritten && fails;
+        if (pending->newest == NULL)
             continue;
         if (fails) {
             for (struct sim_version *version = pending->oldest; version != NULL; version = version->newer)
@@ -363,8 +370,9 @@ void sim_content_crash(struct sim_content *content, const struct sim_choice *cho
                     pending->oldest != NULL ? choose_version(page, sector, choice) : NULL;
                 if (chosen != NULL)
                     memcpy(page->disk + sector * OS_SIM_SECTOR, chosen->bytes, OS_SIM_SECTOR);
-                if (pending->oldest != NULL && choice->policy == OS_SIM_GARBLED)
+                if ((pending->oldest != NULL || pending->rewritten) && choice->policy == OS_SIM_GARBLED)
                     garble(page, sector, choice);
+                pending->rewritten = false;
                 drop_versions(pending);
             }
             const uint64_t start = page->number * SIM_PAGE;

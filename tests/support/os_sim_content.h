@@ -27,6 +27,7 @@ struct sim_version {
 
 struct sim_pending {
     struct sim_version *oldest, *newest; /* both NULL: the disk has what was written last */
+    bool rewritten;                      /* with the same bytes since its last sync: a write is under way */
 };
 
 struct sim_page {
