@@ -134,6 +134,39 @@ static void what_was_not_synced_may_be_lost_or_kept_in_any_version(void **unused
     os_sim_state_free(crash);
 }
 
+/* Of the write that is torn each page has some sectors and not others, of any other it has all. */
+static void a_torn_write_is_there_in_part_and_the_others_are_there_whole(void **unused) {
+    (void)unused;
+    struct os_file *file = make_file();
+    write_letter(file, 4096, 1024, 'b');
+    write_letter(file, 20000, 1, 'c'); /* a single sector cannot be torn */
+    write_letter(file, 40960, 8192, 'd');
+    struct os_sim_state *crash = os_sim_save();
+    assert_int_equal(os_sim_state_pending_in(crash, NAME, 4096, 1024), 2);
+    assert_int_equal(os_sim_state_pending_in(crash, NAME, 4000, 600), 1);
+    assert_int_equal(os_sim_state_pending_in(crash, "/disk/none", 0, SIZE), 0);
+    unsigned torn[2] = {0, 0};
+    for (uint64_t seed = 0; seed < IMAGES; seed++) {
+        os_sim_reboot(crash, OS_SIM_TORN, seed);
+        assert_int_equal(letter_at(20000), 'c');
+        const bool whole[2] = {range_is(4096, 1024, 'b'), range_is(40960, 8192, 'd')};
+        assert_true(whole[0] != whole[1]);
+        torn[0] += !whole[0];
+        torn[1] += !whole[1];
+        if (!whole[0])
+            assert_true((letter_at(4096) == 'b') != (letter_at(4608) == 'b'));
+        for (unsigned page = 0; page < 2 && !whole[1]; page++) {
+            unsigned there = 0;
+            for (unsigned sector = 0; sector < 8; sector++)
+                there += letter_at(40960 + page * 4096 + sector * OS_SIM_SECTOR) == 'd';
+            assert_in_range(there, 1, 7);
+        }
+    }
+    assert_true(torn[0] > 0 && torn[1] > 0);
+    os_sim_state_free(crash);
+    os_file_close(file);
+}
+
 static void the_same_seed_gives_the_same_image(void **unused) {
     (void)unused;
     static unsigned char one[SIZE], two[SIZE];
@@ -551,6 +584,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_synced_survives_every_image),
         cmocka_unit_test(what_was_not_synced_may_be_lost_or_kept_in_any_version),
+        cmocka_unit_test(a_torn_write_is_there_in_part_and_the_others_are_there_whole),
         cmocka_unit_test(the_same_seed_gives_the_same_image),
         cmocka_unit_test(a_cut_stops_every_later_step),
         cmocka_unit_test(a_cut_at_a_sync_comes_before_it_takes_effect),

@@ -333,6 +333,16 @@ uint64_t os_sim_state_pending(const struct os_sim_state *state) {
     return count;
 }
 
+uint64_t os_sim_state_pending_in(const struct os_sim_state *state, const char *path, uint64_t offset, uint64_t length) {
+    uint64_t count = 0;
+    for (size_t i = 0; i < state->name_count; i++) {
+        const struct saved_name *name = &state->names[i];
+        if (name->file != 0 && strcmp(name->path, path) == 0)
+            count += sim_content_pending_in(&state->files[name->file - 1].content, offset, length);
+    }
+    return count;
+}
+
 /* ---- starting ---------------------------------------------------------------------------------------------------- */
 
 /* Forget all files, names and what is armed. Handles and mappings of before keep their own files until they are
@@ -471,7 +481,7 @@ void os_sim_reset(uint64_t seed) {
 }
 
 const char *os_sim_policy_name(enum os_sim_policy policy) {
-    static const char *const names[] = {"nothing", "everything", "prefix", "writes", "sectors", "garbled"};
+    static const char *const names[] = {"nothing", "everything", "prefix", "writes", "sectors", "torn", "garbled"};
     return policy < OS_SIM_POLICY_COUNT ? names[policy] : "unknown";
 }
 
@@ -479,11 +489,28 @@ static struct os_sim_state *present_or(const struct os_sim_state *state) {
     return state != NULL ? copy_state(state) : sim.cut ? copy_state(at_cut) : save();
 }
 
+/* The write that OS_SIM_TORN tears; 0 if none has left several sectors of a page open. */
+static uint64_t choose_torn_write(const struct os_sim_state *state, uint64_t seed) {
+    uint64_t count = 0;
+    for (size_t i = 0; i < state->file_count; i++)
+        count += sim_content_wide_writes(&state->files[i].content);
+    uint64_t which = count > 0 ? sim_random(&seed) % count : 0;
+    for (size_t i = 0; i < state->file_count && count > 0; i++) {
+        const uint64_t here = sim_content_wide_writes(&state->files[i].content);
+        if (which < here)
+            return sim_content_wide_write(&state->files[i].content, which);
+        which -= here;
+    }
+    return 0;
+}
+
 void os_sim_reboot(const struct os_sim_state *state, enum os_sim_policy policy, uint64_t seed) {
     pthread_mutex_lock(&sim.mutex);
     struct os_sim_state *image = present_or(state);
     struct sim_choice choice;
     sim_choice_draw(&choice, policy, seed, image->writes);
+    if (policy == OS_SIM_TORN)
+        choice.last_write = choose_torn_write(image, seed);
     image->boot = ++sim.boots;
     for (size_t i = 0; i < image->name_count; i++) {
         struct saved_name *name = &image->names[i];

@@ -118,7 +118,8 @@ enum os_sim_policy {
     OS_SIM_PREFIX,     /* all up to some moment, in order; of the write at that moment some sectors */
     OS_SIM_WRITES,     /* some writes and not others, each whole */
     OS_SIM_SECTORS,    /* for each sector any version since its last sync */
-    OS_SIM_GARBLED,    /* the same, and some sectors whose write was under way, be it of the same bytes, are noise: no
+    OS_SIM_TORN,       /* all that was written; but of one write, in each page some sectors and not others */
+    OS_SIM_GARBLED, /* as OS_SIM_SECTORS, and some sectors whose write was under way, be it of the same bytes, are noise: no
                         * power-safe overwrite */
     OS_SIM_POLICY_COUNT
 };
@@ -136,6 +137,9 @@ void os_sim_state_free(struct os_sim_state *state);
 /** Sectors, sizes and names that a power cut leaves open. 0: every image of the state is the same, but for
  *  OS_SIM_GARBLED. */
 uint64_t os_sim_state_pending(const struct os_sim_state *state);
+
+/** Those of them that are sectors of a range of a file. */
+uint64_t os_sim_state_pending_in(const struct os_sim_state *state, const char *path, uint64_t offset, uint64_t length);
 
 /**
  * The power is back: the machine has what `policy` and `seed` keep of `state` (NULL: of the present one), all of it

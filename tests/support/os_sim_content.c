@@ -293,6 +293,58 @@ uint64_t sim_content_pending(const struct sim_content *content) {
     return count;
 }
 
+uint64_t sim_content_pending_in(const struct sim_content *content, uint64_t offset, uint64_t length) {
+    uint64_t count = 0;
+    for (uint64_t at = offset / OS_SIM_SECTOR * OS_SIM_SECTOR; at < offset + length; at += OS_SIM_SECTOR) {
+        const struct sim_page *page = find_page(content, at / SIM_PAGE);
+        count += page != NULL && page->pending[at % SIM_PAGE / OS_SIM_SECTOR].newest != NULL;
+    }
+    return count;
+}
+
+/* The sectors of a page, as bits, that a write was the last one to change. */
+static unsigned sectors_of(const struct sim_page *page, uint64_t write) {
+    unsigned sectors = 0;
+    for (unsigned sector = 0; sector < SIM_SECTORS_PER_PAGE; sector++) {
+        const struct sim_version *newest = page->pending[sector].newest;
+        if (newest != NULL && newest->write == write)
+            sectors |= 1u << sector;
+    }
+    return sectors;
+}
+
+/* The newest write of a page, if it has left several of its sectors open; otherwise 0. */
+static uint64_t wide_write_of(const struct sim_page *page) {
+    uint64_t newest = 0;
+    for (unsigned sector = 0; sector < SIM_SECTORS_PER_PAGE; sector++) {
+        const struct sim_version *version = page->pending[sector].newest;
+        if (version != NULL && version->write > newest)
+            newest = version->write;
+    }
+    const unsigned sectors = sectors_of(page, newest);
+    return (sectors & (sectors - 1)) != 0 ? newest : 0;
+}
+
+uint64_t sim_content_wide_writes(const struct sim_content *content) {
+    uint64_t count = 0;
+    for (size_t i = 0; i < content->bucket_count; i++) {
+        for (const struct sim_page *page = content->buckets[i]; page != NULL; page = page->next)
+            count += wide_write_of(page) != 0;
+    }
+    return count;
+}
+
+uint64_t sim_content_wide_write(const struct sim_content *content, uint64_t which) {
+    for (size_t i = 0; i < content->bucket_count; i++) {
+        for (const struct sim_page *page = content->buckets[i]; page != NULL; page = page->next) {
+            const uint64_t write = wide_write_of(page);
+            if (write != 0 && which-- == 0)
+                return write;
+        }
+    }
+    return 0;
+}
+
 void sim_choice_draw(struct sim_choice *choice, enum os_sim_policy policy, uint64_t seed, uint64_t writes) {
     uint64_t random = seed;
     choice->policy = policy;
@@ -307,6 +359,7 @@ bool sim_choice_keeps(const struct sim_choice *choice, uint64_t write) {
     case OS_SIM_NOTHING:
         return false;
     case OS_SIM_EVERYTHING:
+    case OS_SIM_TORN:
         return true;
     case OS_SIM_PREFIX:
         return write < choice->last_write || (write == choice->last_write && sim_random(&random) % 2 == 0);
@@ -343,6 +396,26 @@ static const struct sim_version *choose_version(const struct sim_page *page, uns
     return chosen;
 }
 
+/* The sectors that a page has of the torn write: some, where it changed several there. */
+static unsigned choose_torn(const struct sim_page *page, const struct sim_choice *choice) {
+    const unsigned sectors = sectors_of(page, choice->last_write);
+    if ((sectors & (sectors - 1)) == 0)
+        return sectors;
+    uint64_t random = choice->seed + page->number;
+    unsigned kept = 0;
+    while (kept == 0 || kept == sectors)
+        kept = (unsigned)sim_random(&random) & sectors;
+    return kept;
+}
+
+/* The version before the newest; NULL: the one that was synced last. */
+static const struct sim_version *before_newest(const struct sim_pending *pending) {
+    const struct sim_version *chosen = NULL;
+    for (const struct sim_version *v = pending->oldest; v != pending->newest; v = v->newer)
+        chosen = v;
+    return chosen;
+}
+
 static uint64_t choose_size(const struct sim_content *content, const struct sim_choice *choice) {
     uint64_t size = content->durable_size;
     for (size_t i = 0; i < content->size_count; i++) {
@@ -364,10 +437,14 @@ void sim_content_crash(struct sim_content *content, const struct sim_choice *cho
     const uint64_t size = choose_size(content, choice);
     for (size_t i = 0; i < content->bucket_count; i++) {
         for (struct sim_page *page = content->buckets[i]; page != NULL; page = page->next) {
+            const unsigned torn = choice->policy == OS_SIM_TORN ? sectors_of(page, choice->last_write) : 0;
+            const unsigned torn_kept = choice->policy == OS_SIM_TORN ? choose_torn(page, choice) : 0;
             for (unsigned sector = 0; sector < SIM_SECTORS_PER_PAGE; sector++) {
                 struct sim_pending *pending = &page->pending[sector];
                 const struct sim_version *chosen =
                     pending->oldest != NULL ? choose_version(page, sector, choice) : NULL;
+                if ((torn & ~torn_kept & (1u << sector)) != 0)
+                    chosen = before_newest(pending);
                 if (chosen != NULL)
                     memcpy(page->disk + sector * OS_SIM_SECTOR, chosen->bytes, OS_SIM_SECTOR);
                 if ((pending->oldest != NULL || pending->rewritten) && choice->policy == OS_SIM_GARBLED)

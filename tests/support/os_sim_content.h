@@ -76,14 +76,20 @@ void sim_content_fail(struct sim_content *content, uint64_t offset, uint64_t len
 typedef void sim_sector_function(void *context, uint64_t offset, const unsigned char *bytes);
 void sim_content_evict(struct sim_content *content, uint64_t seed, sim_sector_function *changed, void *context);
 
-/** Sectors and sizes that a power cut leaves open. */
+/** Sectors and sizes that a power cut leaves open; the sectors of a range. */
 uint64_t sim_content_pending(const struct sim_content *content);
+uint64_t sim_content_pending_in(const struct sim_content *content, uint64_t offset, uint64_t length);
+
+/** The pages in which one write, the newest there, has left several sectors open, and the write that did so in the
+ *  `which`-th of them. */
+uint64_t sim_content_wide_writes(const struct sim_content *content);
+uint64_t sim_content_wide_write(const struct sim_content *content, uint64_t which);
 
 /** Which writes a crash keeps, drawn once for all files of a machine. */
 struct sim_choice {
     enum os_sim_policy policy;
     uint64_t seed;
-    uint64_t last_write; /* OS_SIM_PREFIX: the write that was under way */
+    uint64_t last_write; /* OS_SIM_PREFIX: the write that was under way; _TORN: the one that is torn */
     uint64_t keep;       /* OS_SIM_SECTORS, _WRITES: of 256, how likely something is kept */
 };
 
