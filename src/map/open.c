@@ -36,7 +36,9 @@
  *     written again that the disk is known to have: those up to `durable` of a control of this start of the machine,
  *     and all after another start, because what the page cache shows was read from the disk then. Otherwise a
  *     power cut during a recovery could take a commit that was acknowledged long before. For the same reason what a
- *     recovery that died was writing is synced before the first slot is written: both could be under way at once.
+ *     recovery that died was writing is synced before the first slot is written: both could be under way at once. And
+ *     a slot that the disk is known to have is not written again (H1) beside one that is damaged: noise in both would
+ *     be the end of the map.
  * O13 A damaged slot may have said "in progress", and home be a mixture: recovery writes it anew as "in progress" to
  *     the last frame. Otherwise verify, which compares home with the table where no checkpoint is under way, calls
  *     good pages damaged.
@@ -89,6 +91,16 @@ static uint64_t kept_by_disk(km_map *map, const struct km__header *header, uint6
     return boot == KM__BOOT_OTHER || durable > end ? end : durable;
 }
 
+/* O12: the sequence of the slot that the disk is known to have; 0: none, it is written again. */
+static uint64_t slot_on_disk(km_map *map, const struct km__header *newest) {
+    if (!full_pages(newest))
+        return 0;
+    const enum km__boot boot = km__control_boot(map->control);
+    return boot == KM__BOOT_OTHER  ? newest->sequence
+           : boot == KM__BOOT_SAME ? km__load(&map->control->header_durable)
+                                   : 0;
+}
+
 /* O2: the same bytes again, so that a sync means something. */
 static int write_again(km_map *map, struct km__slots *slots, const struct km__cursor *end, uint64_t kept) {
     const int other = 1 - slots->chosen;
@@ -137,7 +149,9 @@ static int rebuild(km_map *map, struct km__slots *slots) {
     if (result != 0)
         return result;
     const uint64_t kept = kept_by_disk(map, &slots->slot[slots->chosen], end.generation);
+    const uint64_t slot_kept = slot_on_disk(map, &slots->slot[slots->chosen]);
     km__control_clear(control, 0, kept);
+    atomic_store(&control->header_durable, slot_kept);
     km__control_note_boot(control);
     if (!clean)
         result = km__table_mend(map, &slots->slot[slots->chosen]);

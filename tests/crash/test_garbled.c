@@ -72,6 +72,20 @@ static void nor_does_one_after_a_recovery_that_died(void **state) {
     os_sim_state_free(crash);
 }
 
+/* The power left noise in one slot; the other is all there is. */
+static void a_recovery_beside_a_noisy_slot_does_not_risk_the_other(void **state) {
+    (void)state;
+    for (int slot = 0; slot < 2; slot++) {
+        struct os_sim_state *whole = six_commits();
+        os_sim_reboot(whole, OS_SIM_NOTHING, 1);
+        stage_rot_slot(slot);
+        struct os_sim_state *crash = os_sim_save();
+        cut_recovery_at_each_step(crash, true);
+        os_sim_state_free(crash);
+        os_sim_state_free(whole);
+    }
+}
+
 /* What was lazy is not on the disk, so it is written anew, and durable once the recovery is done. */
 static void what_is_not_known_to_be_on_the_disk_is_written_again(void **state) {
     (void)state;
@@ -130,6 +144,7 @@ int main(void) {
         cmocka_unit_test(a_recovery_that_is_cut_garbles_no_commit_that_was_on_the_disk),
         cmocka_unit_test(a_recovery_of_the_same_start_of_the_machine_garbles_no_durable_commit),
         cmocka_unit_test(nor_does_one_after_a_recovery_that_died),
+        cmocka_unit_test(a_recovery_beside_a_noisy_slot_does_not_risk_the_other),
         cmocka_unit_test(what_is_not_known_to_be_on_the_disk_is_written_again),
         cmocka_unit_test(a_rotten_slot_beside_a_mixed_home_accuses_no_good_page),
     };
