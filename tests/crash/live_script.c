@@ -1,30 +1,22 @@
 /* SPDX-License-Identifier: MIT
  *
- * Power cuts and deaths beside live maps, on the simulated system. A seeded script of stores, transactions, seals,
- * growth, deaths and reopenings runs once; the machine is saved before each of its steps. What is opened from the
- * images of these states must hold:
- *
- *  - no page is ever called damaged, and a map that calls itself sealed holds exactly what its checksums are about;
- *  - while a handle that may write is open, no image calls itself sealed, and the next writer is told;
- *  - every sector shows a version that is no older than the last finished km_sync() or last close;
- *  - if the machine goes on and only the processes die, every store and the generation are there, and only the death
- *    inside a transaction is told.
- *
- * The data is made of sectors of the disk, each of which begins with the number of its version.
+ * The live maps' script: see live_script.h.
  */
+#include "live_script.h"
+
+#include "campaign.h"
 #include "map/map.h"
 #include "support/chance.h"
 #include "support/check.h"
 #include "support/os_sim.h"
-#include "support/scratch.h"
 
 #define PATH "/disk/live.km"
 #define SECTORS_MOST 400u
 #define SIZE_FIRST (80u * OS_SIM_SECTOR)
 #define OPERATIONS 30u
-#define POINTS 1500u
+#define POINTS 600u
 #define HANDLES 2u
-#define SCRIPTS 6u
+#define RECOVERY_STEPS_MOST 200u
 
 enum phase { OPENING, IN_USE, CLOSING, CLOSED };
 
@@ -55,7 +47,6 @@ struct script {
     struct point points[POINTS];
     size_t point_count;
     unsigned operation;
-    uint64_t images, sealed, unsealed, missing, nested;
 };
 
 static struct script script;
@@ -66,14 +57,18 @@ __attribute__((noreturn, format(printf, 1, 2))) static void broken(const char *f
     va_start(arguments, format);
     vsnprintf(what, sizeof what, format, arguments);
     va_end(arguments);
-    fail_msg("seed %llu, operation or point %u: %s; last error: %s", (unsigned long long)script.seed, script.operation,
-             what, km_last_error_detail());
-    abort();
+    campaign_broken(script.seed, script.operation, "%s", what);
 }
 
 static void expect(int result, int expected, const char *what) {
     if (result != expected)
         broken("%s gave %s, expected %s", what, km_error_name(result), km_error_name(expected));
+}
+
+static struct km_info get_info(km_map *map) {
+    struct km_info info = {.struct_size = sizeof info};
+    expect(km_get_info(map, &info), 0, "km_get_info()");
+    return info;
 }
 
 /* ---- the data ---------------------------------------------------------------------------------------------------- */
@@ -201,7 +196,7 @@ static void grow(unsigned which) {
     const uint64_t size = old + OS_SIM_SECTOR * chance_between(&script.chance, 1, 60);
     if (size > SECTORS_MOST * OS_SIM_SECTOR)
         return;
-    const bool beyond = size > check_info(script.maps[which]).max_size;
+    const bool beyond = size > get_info(script.maps[which]).max_size;
     if (beyond) {
         for (unsigned i = 0; i < HANDLES; i++)
             if (i != which) {
@@ -260,7 +255,8 @@ static void run(void) {
         operate();
     close_all();
     os_sim_watch(NULL, NULL);
-    assert_true(script.point_count > 50 && script.point_count < POINTS);
+    if (script.point_count <= 50 || script.point_count == POINTS)
+        broken("%zu points", script.point_count);
 }
 
 static void forget(void) {
@@ -303,7 +299,7 @@ static bool look(const struct known *known, bool *exists) {
     check_numbers(map, known);
     check_content(map, known, false);
     expect(km_abort(map), 0, "km_abort()");
-    const struct km_info info = check_info(map);
+    const struct km_info info = get_info(map);
     const struct km_report report = verify(map, 1);
     if (info.clean != 0 && report.pages_changed != 0)
         broken("it calls itself sealed, and %llu pages were changed", (unsigned long long)report.pages_changed);
@@ -332,116 +328,115 @@ static void go_on(const struct known *known, bool sealed, bool exact) {
     os_sim_reboot(NULL, OS_SIM_NOTHING, generation);
     expect(try_open(&map, KM_READONLY), 0, "km_open(KM_READONLY)");
     const struct km_report report = verify(map, 0);
-    if (report.pages_changed != 0 || check_info(map).clean != 1 || km_generation(map) != generation + 1)
+    if (report.pages_changed != 0 || get_info(map).clean != 1 || km_generation(map) != generation + 1)
         broken("the next session did not leave it sealed");
     check_content(map, known, exact);
     expect(km_close(map), 0, "km_close()");
 }
 
-/* The recovery is cut, too. */
-static void cut_again(uint64_t image_seed) {
+/* A session on an image that is cut at its `n`-th step: it repairs and seals. False if it has fewer steps. */
+static bool recover_until(uint64_t n, struct known *known, enum os_sim_policy policy, uint64_t image_seed) {
     km_map *map = NULL;
-    os_sim_cut_at_step(1 + image_seed % 14);
+    os_sim_cut_at_step(n);
     if (try_open(&map, 0) == 0) {
         const int begun = km_begin(map, KM_WRITE);
         if (begun == 0 || begun == KM_EABANDONED)
             (void)km_commit(map);
         (void)km_sync(map);
     }
+    const bool cut = os_sim_is_cut();
     struct os_sim_state *state = os_sim_save();
-    os_sim_reboot(state, (enum os_sim_policy)(image_seed % OS_SIM_GARBLED), image_seed);
+    os_sim_reboot(state, policy, image_seed);
     os_sim_state_free(state);
     (void)km_close(map);
-    script.nested++;
+    known->phase = OPENING;
+    known->generation_high++; /* it may have got as far as that */
+    known->sealing = known->generation_high;
+    return cut;
+}
+
+static void judge(struct known known, enum os_sim_policy policy) {
+    bool exists = false;
+    known.generation_high = known.sealing; /* it goes back to that of a seal */
+    campaign_count_slots(PATH, policy);
+    const bool sealed = look(&known, &exists);
+    campaign_add(!exists ? COUNT_MISSING : sealed ? COUNT_LIVE_SEALED : COUNT_LIVE_UNSEALED, 1);
+    if (exists)
+        go_on(&known, sealed, false);
+    campaign_image(COUNT_IMAGES_LIVE, policy);
+}
+
+/* The recovery of an image is cut at one step; and perhaps the one after that. False if the first has fewer steps. */
+static bool cut_again(const struct point *point, enum os_sim_policy policy, uint64_t image_seed, uint64_t n) {
+    struct known known = point->known;
+    os_sim_reboot(point->state, policy, image_seed);
+    policy = (enum os_sim_policy)(chance_mix(image_seed, n) % OS_SIM_GARBLED);
+    const bool cut = recover_until(n, &known, policy, image_seed + n);
+    const bool twice = cut && chance_mix(n, image_seed) % 3 == 0 &&
+                       recover_until(1 + image_seed % 12, &known, policy, image_seed + n + 1);
+    judge(known, policy);
+    campaign_add(twice ? COUNT_CUT_TWICE : COUNT_CUT_ONCE, cut);
+    return cut;
 }
 
 static void try_image(const struct point *point, enum os_sim_policy policy, uint64_t image_seed) {
-    struct known known = point->known;
-    bool exists = false;
-    os_sim_reboot(point->state, policy, image_seed);
-    script.images++;
-    if (image_seed % 4 == 0) {
-        cut_again(image_seed / 4);
-        known.phase = OPENING; /* it may have got as far as that */
-        known.sealing = known.generation_high + 1;
-    }
-    known.generation_high = known.sealing; /* it goes back to that of a seal */
-    const bool sealed = look(&known, &exists);
-    script.missing += !exists;
-    script.sealed += sealed;
-    script.unsealed += exists && !sealed;
-    if (exists)
-        go_on(&known, sealed, false);
-}
-
-static void at_every_step(void) {
-    for (size_t i = 0; i < script.point_count; i++) {
-        const struct point *point = &script.points[i];
-        script.operation = (unsigned)i;
-        uint64_t image_seed = chance_mix(script.seed, i);
-        try_image(point, OS_SIM_NOTHING, image_seed++);
-        if (os_sim_state_pending(point->state) == 0)
-            continue;
-        for (int policy = OS_SIM_EVERYTHING; policy < OS_SIM_GARBLED; policy++)
-            try_image(point, (enum os_sim_policy)policy, image_seed++);
-        try_image(point, OS_SIM_SECTORS, image_seed++);
+    if (chance_mix(image_seed, 3) % 100 == 0) {
+        for (uint64_t n = 1; cut_again(point, policy, image_seed, n); n++)
+            if (n == RECOVERY_STEPS_MOST)
+                broken("a recovery has no end");
+    } else if (image_seed % 4 == 0) {
+        cut_again(point, policy, image_seed, 1 + image_seed / 4 % 14);
+    } else {
+        os_sim_reboot(point->state, policy, image_seed);
+        judge(point->known, policy);
     }
 }
 
-static void no_power_cut_makes_damage_or_loses_what_was_synced(void **state) {
-    (void)state;
-    uint64_t images = 0, sealed = 0, unsealed = 0, missing = 0, nested = 0, seed = chance_seed();
-    for (unsigned i = 0; i < (chance_seed_is_given() ? 1 : SCRIPTS); i++) {
-        prepare(seed++);
-        run();
-        at_every_step();
-        images += script.images;
-        sealed += script.sealed;
-        unsealed += script.unsealed;
-        missing += script.missing;
-        nested += script.nested;
-        forget();
-    }
-    fprintf(stderr, "# %llu images: %llu sealed, %llu not, %llu without a map yet; %llu recoveries cut again\n",
-            (unsigned long long)images, (unsigned long long)sealed, (unsigned long long)unsealed,
-            (unsigned long long)missing, (unsigned long long)nested);
-    assert_true(images > 100 && sealed > 10 && unsealed > 50);
+/* ---- every point ------------------------------------------------------------------------------------------------- */
+
+static void judge_point(const struct point *point, uint64_t number) {
+    uint64_t seed = chance_mix(script.seed, number);
+    script.operation = (unsigned)number;
+    try_image(point, OS_SIM_NOTHING, seed++);
+    if (os_sim_state_pending(point->state) == 0)
+        return;
+    for (int policy = OS_SIM_EVERYTHING; policy < OS_SIM_GARBLED; policy++)
+        try_image(point, (enum os_sim_policy)policy, seed++);
+    try_image(point, OS_SIM_SECTORS, seed++);
+}
+
+void live_script_cut_everywhere(uint64_t seed) {
+    prepare(seed);
+    run();
+    for (size_t i = 0; i < script.point_count; i++)
+        judge_point(&script.points[i], i);
+    forget();
+    campaign_add(COUNT_SCRIPTS_LIVE, 1);
 }
 
 /* The processes die, the machine goes on. */
-static void no_death_loses_a_store_and_only_one_inside_is_told(void **state) {
-    (void)state;
-    uint64_t seed = chance_seed() + 1000, deaths = 0;
-    for (unsigned i = 0; i < (chance_seed_is_given() ? 1 : SCRIPTS); i++) {
-        prepare(seed++);
-        run();
-        for (size_t j = 0; j < script.point_count; j++) {
-            const struct point *point = &script.points[j];
-            km_map *map = NULL;
-            script.operation = (unsigned)j;
-            os_sim_kill(point->state);
-            const int result = try_open(&map, 0);
-            if (result == KM_ENOTFOUND && !point->known.exists)
-                continue;
-            expect(result, 0, "km_open()");
-            check_content(map, &point->known, true);
-            check_numbers(map, &point->known);
-            (void)verify(map, 0);
-            expect(km_begin(map, KM_WRITE), point->known.told ? KM_EABANDONED : 0, "km_begin()");
-            expect(km_commit(map), 0, "km_commit()");
-            expect(km_close(map), 0, "km_close()");
-            deaths++;
-        }
-        forget();
-    }
-    assert_true(deaths > 100);
+static void judge_death(const struct point *point) {
+    km_map *map = NULL;
+    os_sim_kill(point->state);
+    const int result = try_open(&map, 0);
+    campaign_add(COUNT_DEATHS_LIVE, 1);
+    if (result == KM_ENOTFOUND && !point->known.exists)
+        return;
+    expect(result, 0, "km_open()");
+    check_content(map, &point->known, true);
+    check_numbers(map, &point->known);
+    (void)verify(map, 0);
+    expect(km_begin(map, KM_WRITE), point->known.told ? KM_EABANDONED : 0, "km_begin()");
+    expect(km_commit(map), 0, "km_commit()");
+    expect(km_close(map), 0, "km_close()");
 }
 
-int main(void) {
-    scratch_time_limit(300);
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(no_power_cut_makes_damage_or_loses_what_was_synced),
-        cmocka_unit_test(no_death_loses_a_store_and_only_one_inside_is_told),
-    };
-    return cmocka_run_group_tests(tests, NULL, NULL);
+void live_script_die_everywhere(uint64_t seed) {
+    prepare(seed);
+    run();
+    for (size_t i = 0; i < script.point_count; i++) {
+        script.operation = (unsigned)i;
+        judge_death(&script.points[i]);
+    }
+    forget();
 }

@@ -119,8 +119,8 @@ enum os_sim_policy {
     OS_SIM_WRITES,     /* some writes and not others, each whole */
     OS_SIM_SECTORS,    /* for each sector any version since its last sync */
     OS_SIM_TORN,       /* all that was written; but of one write, in each page some sectors and not others */
-    OS_SIM_GARBLED, /* as OS_SIM_SECTORS, and some sectors whose write was under way, be it of the same bytes, are noise: no
-                        * power-safe overwrite */
+    OS_SIM_GARBLED,    /* as OS_SIM_SECTORS, and some sectors whose write was under way, be it of the same bytes, are
+                        * noise: no power-safe overwrite */
     OS_SIM_POLICY_COUNT
 };
 
