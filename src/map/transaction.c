@@ -68,7 +68,13 @@ static int refresh_for_reading(km_map *map) {
 }
 
 int km__begin_read(km_map *map) {
-    const int result = map->read_only ? km__refresh_read_only(map) : refresh_for_reading(map);
+    const bool anew = map->stale;
+    int result = map->read_only ? km__refresh_read_only(map) : refresh_for_reading(map);
+    if (result == KM_ECORRUPT && !anew && !map->has_twin) { /* V8: the program's own store, perhaps */
+        km__unpin(map);
+        km__error_clear();
+        result = map->read_only ? km__refresh_read_only(map) : refresh_for_reading(map);
+    }
     if (result == 0)
         map->access = KM_READ;
     else

@@ -27,6 +27,9 @@
  *  V7 [model: read_only] A handle without write permission locks READER + a generation that was durable, not the
  *     one that it shows: a generation that was only visible can come back with other bytes after everybody died, be
  *     checkpointed, and change home under a lock of the same number.
+ *  V8 A handle that has never written has no image of a patched page but the view, where its program may have stored
+ *     outside a transaction. Before it speaks of damage it starts anew, once, from home and the frames alone (V3):
+ *     otherwise a mistake of the program is told as one of the disk, and a sound map given up for a copy.
  *
  * A handle that writes keeps `twin`, a committed image of each patched page, because a patched page cannot be
  * compared with home. The twin is brought forward by the frames' bytes only, never by reading the view: another
