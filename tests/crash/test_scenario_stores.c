@@ -63,10 +63,12 @@ static void a_store_outside_a_transaction_reaches_the_file_with_a_commit_or_not_
             check_commit_fill(map, 0, 1, 10);
             store(map, 200, 71);
             store(map, 3 * PAGE + 200, 72);
+            check_commit_fill(other, 3 * PAGE, 5, 10); /* which tells the handle of its page */
             check_commit_fill(map, 9 * PAGE, 3, 10);
             must(km_sync(map));
             memset(expected, 0, sizeof expected);
             memset(expected, 1, 10);
+            memset(expected + 3 * PAGE, 5, 10);
             memset(expected + 9 * PAGE, 3, 10);
             expected[200] = kind == 1 ? 0 : 71;
             expected[3 * PAGE + 200] = kind == 1 ? 0 : 72;
