@@ -161,6 +161,11 @@ int km__live_rebuild(km_map *map, struct km__slots *slots) {
         result = os_file_sync_name(map->file, map->path); /* O8 */
     if (result != 0)
         return result;
+    result = km__regions_unshare(map, &header);
+    if (result == KM_EIO)
+        atomic_store(&control->unsure, 1); /* S9: it may have been told what the next seal should hear */
+    if (result != 0)
+        return result;
     keep_doubt(control, sealed);
     km__control_clear(control, generation, 0);
     keep_holder(control, same, sealed);

@@ -171,6 +171,8 @@ int km__slots_write_again(km_map *map, const struct km__slots *slots, int slot);
 int km__slots_store(km_map *map, struct km__slots *slots, const struct km__header *header);
 int km__slots_store_both(km_map *map, struct km__slots *slots, const struct km__header *header);
 int km__regions_map(km_map *map, const struct km__header *header);
+/** Under ATTACH, before the first to attach stores to control: see H5. */
+int km__regions_unshare(km_map *map, const struct km__header *header);
 int km__regions_follow(km_map *map, const struct km__header *header); /* the same, if they are not what is mapped */
 void km__regions_unmap(km_map *map);
 int km__geometry_refresh(km_map *map);               /* maps what another handle's growth changed */

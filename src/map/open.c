@@ -146,6 +146,8 @@ static int rebuild(km_map *map, struct km__slots *slots) {
         return result; /* refused: nothing of the file was changed */
     if (km__is_new(&slots->slot[slots->chosen]))
         result = os_file_sync_name(map->file, map->path); /* O8 */
+    if (result == 0)
+        result = km__regions_unshare(map, &slots->slot[slots->chosen]);
     if (result != 0)
         return result;
     const uint64_t kept = kept_by_disk(map, &slots->slot[slots->chosen], end.generation);

@@ -14,6 +14,10 @@
  *     lies in a longer ring is lost to a recovery that knows only the shorter one.
  *  H4 A header that contradicts what is mapped (another map, regions that moved or shrank without being announced) is
  *     refused: its sizes would lead outside of the mappings.
+ *  H5 What has its space since the creation, so that a full disk is no fault and no failed sync (N2), shares its blocks
+ *     with the copy if somebody copied the file by reference (`cp --reflink`): then a store through a mapping, to
+ *     control or to live data, needs a block again. The first to attach, before it stores anything, gives the file
+ *     blocks of its own there; the data of other maps is written by calls that return an error.
  */
 #include <string.h>
 
@@ -142,6 +146,19 @@ int km__regions_map(km_map *map, const struct km__header *header) {
     map->limits.data_capacity = header->data_capacity;
     map->limits.compress = (header->feature_incompatible & KM__FEATURE_COMPRESS) != 0;
     return 0;
+}
+
+int km__regions_unshare(km_map *map, const struct km__header *header) {
+    const bool live = header->mode == KM_LIVE;
+    const uint64_t pages = km__pages_of(header->data_size);
+    int result = os_file_unshare(map->file, 0, KM__CONTROL_OFFSET + KM__CONTROL_SIZE);
+    if (result == 0 && !live)
+        result = os_file_unshare(map->file, header->journal_offset, header->journal_size);
+    if (result == 0 && live)
+        result = os_file_unshare(map->file, header->data_offset, pages * KM__PAGE);
+    if (result == 0 && live)
+        result = os_file_unshare(map->file, header->table_offset, pages * sizeof(uint32_t));
+    return result == 0 ? 0 : km__error_prefix(result, "it shares blocks with a copy, and needs its own");
 }
 
 int km__regions_follow(km_map *map, const struct km__header *header) {

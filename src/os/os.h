@@ -130,6 +130,13 @@ int os_file_clone_range(struct os_file *from, uint64_t from_offset, struct os_fi
                         uint64_t length);
 
 /**
+ * Give a range blocks of its own where another file shares them, so that a store to it through a mapping needs no space
+ * and cannot meet a full disk. Its bytes stay, but may be written again: nobody may be storing to it. Nothing is done
+ * where the file system does not share blocks, or does not tell. KM_ENOSPACE, KM_EIO, KM_ENOMEM.
+ */
+int os_file_unshare(struct os_file *file, uint64_t offset, uint64_t length);
+
+/**
  * From now on a fault in a mapping of this file (regions and views mapped after this call), because the file was cut
  * short or the disk cannot deliver, does not end the process: from the page that faulted to the end of that mapping
  * there are private zeros instead, and os_file_faulted() tells. Faults elsewhere go to the handler that was there

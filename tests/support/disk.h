@@ -9,8 +9,15 @@
 /** ext4 in a file. Its path; NULL, with a notice, where that is not permitted. */
 const char *disk_small(unsigned megabytes);
 
+/** The same with "xfs" (300 megabytes at least; there files can share blocks) or "btrfs" (128). */
+const char *disk_of(const char *kind, unsigned megabytes);
+
 /** The same in memory, where a file's holes take space when they are looked at. */
 const char *disk_in_memory(unsigned megabytes);
+
+/** An overlayfs of two directories beside the disk, which are made: what is in disk_lower() is seen at the path. */
+const char *disk_overlay(void);
+const char *disk_lower(const char *name);
 
 void disk_remove(void);
 

@@ -309,6 +309,11 @@ int os_file_clone_range(struct os_file *from, uint64_t from_offset, struct os_fi
     return leave(error);
 }
 
+/* What is cloned is copied here: no two files have a block in common. */
+int os_file_unshare(struct os_file *file, uint64_t offset, uint64_t length) {
+    return os__check_range(offset, length, "give it blocks of its own", file->path);
+}
+
 /* With the mutex held. */
 static int set_size(struct os_file *file, uint64_t size) {
     if (ftruncate(file->file->cache, (off_t)size) != 0)
