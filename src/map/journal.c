@@ -38,6 +38,9 @@
  *     who adopts a frame.
  * J10 A frame up to `appended` that is not good is damage if it was durable, and a failed sync if not (the kernel
  *     may drop pages that it could not write); never the end of the journal.
+ * J11 A commit that is going to wait for the disk writes no frame while SYNC is locked for reading: none of ours does
+ *     that, and who may only read can hold it for ever. Found out before the frame is written, it is KM_EBUSY in time;
+ *     afterwards the commit could only wait. The last to close needs no SYNC: nobody is left whom it could exclude.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -278,13 +281,41 @@ static int wipe_head(km_map *map, uint64_t position, int result) {
     return km__error(result, "%s", why);
 }
 
-int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length, uint64_t position) {
+/* 1: somebody has locked SYNC for reading, or it was released between the two looks. */
+static int sync_is_hindered(km_map *map) {
+    const int held = os_lock_probe(map->locks, KM__LOCK_BASE + KM__SYNC, 1, OS_LOCK_WRITE, NULL);
+    if (held != 1)
+        return held;
+    const int writing = os_lock_probe(map->locks, KM__LOCK_BASE + KM__SYNC, 1, OS_LOCK_READ, NULL);
+    return writing < 0 ? writing : writing == 0;
+}
+
+/* J11. */
+static int wait_unhindered(km_map *map, uint64_t deadline) {
+    for (unsigned attempt = 0;; attempt++) {
+        const int hindered = sync_is_hindered(map);
+        if (hindered != 1)
+            return hindered;
+        if (os_time_monotonic_ns() >= deadline)
+            return km__error(KM_EBUSY,
+                             "%s: a process that only reads the file holds the lock of who syncs it, which no handle "
+                             "does: find it (/proc/locks), end it and try again",
+                             map->path);
+        km__rest(map, attempt + 64);
+    }
+}
+
+int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length, uint64_t position, uint64_t deadline) {
     struct km__control *control = map->control;
     const uint64_t mine = map->cursor.generation + 1, offset = map->header.journal_offset + position;
     int result = 0;
     const bool fast = (map->flags & KM_LAZY) == 0 && km__load(&control->durable) == mine - 1 &&
                       atomic_load_explicit(&control->writer_wanted, memory_order_relaxed) == 0 && sync_quiet(map) &&
                       km__lock_try(map, KM__SYNC, OS_LOCK_WRITE) == 0; /* J6 */
+    if (!fast && (map->flags & KM_LAZY) == 0)
+        result = wait_unhindered(map, deadline);
+    if (result != 0)
+        return result;
     if (fast)
         sync_begin(map);
     if (fast)
@@ -448,7 +479,7 @@ int km__sync_to(km_map *map, uint64_t generation, uint64_t deadline) {
             return 0;
         if (km__failed(map))
             return km__failed_error(map);
-        int result = km__lock_try(map, KM__SYNC, OS_LOCK_WRITE);
+        int result = map->is_last ? 0 : km__lock_try(map, KM__SYNC, OS_LOCK_WRITE); /* J11 */
         if (result == KM_EBUSY) {
             result = km__sync_wait(map, deadline);
             if (result != 0)

@@ -23,6 +23,9 @@
  *  L3 A handle's own locks look free to it, so it never asks about its own slot: its own pin counts as live.
  *  L4 Waiting is trying again: a waiter sets a `wanted` word and sleeps bounded. A lost or dead waiter costs one
  *     needless wake, a lost wake costs one bounded sleep; neither costs correctness.
+ *  L5 A handle that may write holds its SLOT for writing, which takes write permission; who may only read can lock any
+ *     byte for reading, for ever. So only a write lock on a SLOT says that a session lives. Otherwise such a reader
+ *     could have the words believed that a dead session, or a power cut, left in control: nothing would be recovered.
  */
 #include "map.h"
 
@@ -153,7 +156,7 @@ int km__sync_wait(km_map *map, uint64_t deadline) {
 /* ---- slots of handles that may write ----------------------------------------------------------------------------- */
 
 int km__session_has_slots(km_map *map) {
-    return os_lock_probe(map->locks, KM__SLOT_LOCKS, KM__SLOTS, OS_LOCK_WRITE, NULL);
+    return os_lock_probe(map->locks, KM__SLOT_LOCKS, KM__SLOTS, OS_LOCK_READ, NULL); /* L5 */
 }
 
 int km__slot_take(km_map *map) {

@@ -48,6 +48,7 @@ struct km_map {
     bool named;    /* backed by the paging file: it ends with its last user */
     bool lost;     /* KM_ESTALE was found: the mappings may have lost their file, and nothing touches them any more */
     bool faulted;  /* a fault was met (KM_GUARD), so that it is lost */
+    bool is_last;  /* under ATTACH, closing, and no other handle may write */
     bool has_twin; /* twin and tracking are set up: stores can be told from what is committed */
 
     struct os_file *file;
@@ -281,7 +282,7 @@ int km__journal_trim(km_map *map);               /* look how much may be overwri
 bool km__journal_is_straight(const km_map *map); /* the frames in use do not wrap */
 int km__journal_who_holds(km_map *map);          /* KM_EBUSY that names the oldest reader */
 int km__journal_room(km_map *map, uint64_t length, uint64_t deadline, uint64_t *position);
-int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length, uint64_t position);
+int km__journal_append(km_map *map, const unsigned char *bytes, uint64_t length, uint64_t position, uint64_t deadline);
 /** km__frame_read() on the map's ring, with a sentence for its errors. */
 int km__journal_read(km_map *map, struct km__frame *frame, struct km__cursor *cursor);
 int km__journal_adopt(km_map *map);

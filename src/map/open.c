@@ -568,7 +568,8 @@ static int detach_writer(km_map *map) {
         km__slot_release(map);
         return result;
     }
-    if (km__session_has_slots(map) == 0) {
+    map->is_last = km__session_has_slots(map) == 0;
+    if (map->is_last) {
         if (!map->named || km__is_alone(map) != 1) /* an object ends now, with all that it holds */
             result = km__is_live(map) ? close_last_live(map, deadline) : close_last(map, deadline);
         atomic_store(&map->control->epoch, 0);

@@ -61,7 +61,7 @@ static bool is_cut_off(km_map *map, const struct km__header *header, uint64_t en
 }
 
 static bool slot_is_taken(km_map *map, uint32_t i) {
-    return i == map->slot || os_lock_probe(map->locks, KM__SLOT_LOCKS + i, 1, OS_LOCK_WRITE, NULL) == 1;
+    return i == map->slot || os_lock_probe(map->locks, KM__SLOT_LOCKS + i, 1, OS_LOCK_READ, NULL) == 1; /* L5 */
 }
 
 static uint32_t count_handles(km_map *map) {

@@ -319,7 +319,7 @@ static int write_frame(struct build *build, uint64_t deadline) {
     if (result == 0)
         result = km__guard_check(map); /* what was read as zeros must not become a commit */
     if (result == 0)
-        result = km__journal_append(map, bytes, length, position);
+        result = km__journal_append(map, bytes, length, position, deadline);
     if (result != 0)
         return result;
     after.position = position + length;
