@@ -194,8 +194,9 @@ demo: ## two processes share a map, and a worker is killed again and again and l
 	@$(MAKE) --no-print-directory --silent $(BUILD)/keepmap $(BUILD)/examples/count
 	@BUILD=$(BUILD) tests/demo
 
-golden: $(BUILD)/tests/tool_golden ## make the golden and damaged files that are missing in data/
+golden: $(BUILD)/tests/tool_golden $(BUILD)/keepmap ## make the golden and damaged files that are missing in data/
 	$< data
+	@KEEPMAP=$(BUILD)/keepmap tests/compat/listing --make data/golden
 
 STYLED = $(wildcard include/*.h src/*/*.[ch] tests/*/*.[ch] docs/examples/*.[ch])
 format: ## bring the sources into shape with clang-format
