@@ -20,7 +20,8 @@
  * | sync_began, ended | who syncs the journal, before and after    | SYNC                      |
  * | file_mark         | the holder of CHECKPOINT, for as long;     | CHECKPOINT                |
  * |                   | live: it stays if its holder failed        |                           |
- * | suspect           | who finds file_mark set by a dead holder   | CHECKPOINT, atomic maximum|
+ * | suspect           | who finds file_mark set, or a sync that    | CHECKPOINT, or SYNC;      |
+ * |                   | has not ended, by a dead holder            | atomic maximum            |
  * | writer_wanted ... | waiters set it, the releaser clears it     | none                      |
  * | holder            | live: the holder of WRITER, slot + 1       | WRITER                    |
  * | unsure            | live: set by the first to attach, and who  | ATTACH, none,             |

@@ -33,9 +33,10 @@
  *     told. If the one that was told dies before it sets the poison, the next sync reports success for bytes that
  *     the disk never got. So marks stand around every sync: `sync_began` and `sync_ended` under SYNC, `file_mark`
  *     under CHECKPOINT. Who takes the lock and finds the mark of a dead holder, and who attaches while a mark
- *     stands, suspects all frames up to appended + 1 (one may be written and not published yet). Who then holds
- *     SYNC writes the suspected frames that are not durable again, from checked copies, before it syncs; so does
- *     who adopts a frame.
+ *     stands, suspects all frames up to appended + 1 (one may be written and not published yet); the former says so
+ *     in `suspect`, because its own sync takes the mark away, and others who come then would acknowledge that one.
+ *     Who then holds SYNC writes the suspected frames that are not durable again, from checked copies, before it
+ *     syncs; so does who adopts a frame.
  * J10 A frame up to `appended` that is not good is damage if it was durable, and a failed sync if not (the kernel
  *     may drop pages that it could not write); never the end of the journal.
  * J11 A commit that is going to wait for the disk writes no frame while SYNC is locked for reading: none of ours does
@@ -421,9 +422,10 @@ static int walk_to_durable(km_map *map, uint64_t durable, struct km__cursor *cur
 static int rewrite_suspects(km_map *map, uint64_t appended) {
     struct km__control *control = map->control;
     const uint64_t durable = km__load(&control->durable);
+    if (!sync_quiet(map)) /* its holder is dead; the mark goes with this sync, so what is not published is noted */
+        km__raise(&control->suspect, km__load(&control->appended) + 1);
     uint64_t last = km__load(&control->suspect);
     last = map->careful > last ? map->careful : last;
-    last = sync_quiet(map) ? last : appended;
     last = last < appended ? last : appended;
     if (last <= durable)
         return 0;

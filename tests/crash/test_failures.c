@@ -220,6 +220,7 @@ enum death {
     IN_A_SYNC,                       /* of the journal, beside a handle that goes on */
     IN_A_SYNC_BEFORE_AN_ATTACH,      /* the same, and who goes on attaches after it */
     IN_A_SYNC_MENDED_BY_OTHERS,      /* the same, and others sync successfully meanwhile */
+    IN_A_SYNC_MENDED_BEFORE,         /* the same, and they do so before who goes on attaches, so that no mark is left */
     IN_A_CHECKPOINT,                 /* in the sync of a header slot, before who goes on attaches */
     IN_A_CHECKPOINT_FOUND_BY_OTHERS, /* the same, and others have cleared the mark before who goes on attaches */
     DEATHS
@@ -229,7 +230,7 @@ static void die_in_sync(km_map *map, enum death death) {
     os_sim_fail(OS_SIM_SYNC, 1, 1, KM_EIO);
     if (death == IN_A_SYNC || death == IN_A_SYNC_BEFORE_AN_ATTACH) {
         must_fail(km_sync(map), KM_EIO);
-    } else if (death == IN_A_SYNC_MENDED_BY_OTHERS) {
+    } else if (death == IN_A_SYNC_MENDED_BY_OTHERS || death == IN_A_SYNC_MENDED_BEFORE) {
         atomic_fetch_add(&map->control->sync_began, 1);
         must_fail(os_file_sync(map->file), KM_EIO); /* pages are larger than frames: the next one is lost with them */
     } else {
@@ -249,12 +250,16 @@ static void a_failure_that_nobody_tells_of_takes_no_acknowledged_commit(void **s
             check_commit_fill(dead, 0, 1, 100);
             check_commit_fill(lazy, 0, 2, 100);
             check_commit_fill(lazy, 0, 3, 100);
-            atomic_store(&map->control->appended, published ? 3 : 2); /* it is writing the frame, or has just done so */
+            /* It is writing the frame, or has just done so. */
+            atomic_store(&map->control->appended, published ? 3 : 2);
+            atomic_store(&map->control->visible, published ? 3 : 2);
             die_in_sync(dead, (enum death)death);
             if (death == IN_A_CHECKPOINT_FOUND_BY_OTHERS) {
                 must(km__checkpoint_lock(third, UINT64_MAX));
                 km__checkpoint_unlock(third);
             }
+            if (death == IN_A_SYNC_MENDED_BEFORE)
+                must(km_sync(small_open(0)));
             if (death != IN_A_SYNC)
                 map = small_open(0);
             if (death == IN_A_SYNC_MENDED_BY_OTHERS)
