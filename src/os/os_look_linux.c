@@ -9,7 +9,8 @@
 
 #include "os_posix.h"
 
-/* For kernels, and filters of system calls, that have no statx(). */
+/* For kernels, and filters of system calls, that have no statx(). Asked also where statx() fails for a reason of its
+ * own, as memory for its empty path: who cannot look takes the descriptor for another's, and the file for gone. */
 static int look_by_fstat(int fd, struct os_file_info *info) {
     struct stat status;
     if (fstat(fd, &status) != 0)
@@ -29,7 +30,7 @@ int os__look(int fd, struct os_file_info *info) {
     const unsigned wanted = STATX_TYPE | STATX_MODE | STATX_NLINK | STATX_INO | STATX_SIZE | STATX_BLOCKS;
     struct statx status;
     if (statx(fd, "", AT_EMPTY_PATH, wanted, &status) != 0)
-        return errno == ENOSYS || errno == EPERM ? look_by_fstat(fd, info) : errno;
+        return errno == EBADF ? errno : look_by_fstat(fd, info);
     *info = (struct os_file_info){
         .device = (uint64_t)makedev(status.stx_dev_major, status.stx_dev_minor),
         .inode = status.stx_ino,
