@@ -15,6 +15,8 @@
 
 #include "os_posix.h"
 
+enum { RELEASE_TRIES = 100 };
+
 struct os_locks {
     struct os__descriptor descriptor;
     struct os__fork_entry in_child;
@@ -102,8 +104,10 @@ void os_lock_release(struct os_locks *locks, uint64_t first, uint64_t count) {
         return;
     /* Not looked at first whether the descriptor is still ours: another file has no locks of anybody's out here. */
     struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = (off_t)first, .l_len = (off_t)count};
-    while (fcntl(locks->descriptor.fd, F_OFD_SETLK, &lock) != 0 && errno == EINTR)
-        ;
+    /* The kernel joins neighbouring locks, and to release one from their midst it needs memory. A lock that stayed
+     * would keep everybody else out until this handle is closed. */
+    for (int tries = 0; tries < RELEASE_TRIES && fcntl(locks->descriptor.fd, F_OFD_SETLK, &lock) != 0;)
+        tries += errno != EINTR;
 }
 
 int os_lock_probe(struct os_locks *locks, uint64_t first, uint64_t count, enum os_lock_kind kind, uint64_t *holder) {
