@@ -10,6 +10,7 @@
  * soon replaced by exec, which closes everything of ours; a child of clone() that goes on keeps locks alive.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <unistd.h>
 
@@ -21,8 +22,10 @@ struct watcher {
     void (*child)(void);
 };
 
-static pthread_once_t handlers_once = PTHREAD_ONCE_INIT;
-static int handlers_error;
+/* The handlers are installed once, and tried again if there was no memory for them. The process whose thread is at it;
+ * a child of fork that finds its parent's there does it itself, as that thread is not its own. */
+static _Atomic pid_t installer;
+static atomic_bool installed;
 
 /* Protects the list, and is held through every fork. */
 static pthread_mutex_t fork_mutex = PTHREAD_MUTEX_INITIALIZER;
@@ -61,18 +64,30 @@ static void after_fork_in_child(void) {
         entry = next;
     }
     entries.next = entries.previous = &entries;
+    atomic_store(&installed, true); /* the parent may have been about to say so */
     pthread_mutex_unlock(&fork_mutex);
     if (present != NULL)
         present->child();
 }
 
-static void install_handlers(void) {
-    handlers_error = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
-}
-
 static int need_handlers(void) {
-    pthread_once(&handlers_once, install_handlers);
-    return handlers_error == 0 ? 0 : os__system_error(handlers_error, "watch for forks", NULL);
+    const pid_t process = getpid();
+    while (!atomic_load(&installed)) {
+        pid_t seen = atomic_load(&installer);
+        if (seen == process || !atomic_compare_exchange_strong(&installer, &seen, process)) {
+            sched_yield();
+            continue;
+        }
+        int number = 0;
+        if (!atomic_load(&installed))
+            number = pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+        if (number == 0)
+            atomic_store(&installed, true);
+        atomic_store(&installer, 0);
+        if (number != 0)
+            return os__system_error(number, "watch for forks", NULL);
+    }
+    return 0;
 }
 
 int os__fork_hold(void) {
