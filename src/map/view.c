@@ -378,9 +378,10 @@ static int read_only_try(km_map *map) {
     } else if (result == 0) {
         result = refresh_to_end(map, header, started_anew);
     }
-    if (session_look(map, &after) == 0 && (after.live != before.live || after.epoch != before.epoch)) {
+    const int looked = session_look(map, &after); /* O4 */
+    if (looked != 0 || after.live != before.live || after.epoch != before.epoch) {
         map->stale = true;
-        return 1;
+        return looked != 0 ? looked : 1;
     }
     const uint64_t durable = before.live ? km__load(&map->control->durable) : header->target;
     map->reader_floor = map->cursor.generation < durable ? map->cursor.generation : durable;
