@@ -60,25 +60,27 @@ static bool is_cut_off(km_map *map, const struct km__header *header, uint64_t en
     return km__known_durable(map, header, end, true) > end;
 }
 
-static bool slot_is_taken(km_map *map, uint32_t i) {
-    return i == map->slot || os_lock_probe(map->locks, KM__SLOT_LOCKS + i, 1, OS_LOCK_READ, NULL) == 1; /* L5 */
+/* 1, 0, or an error: who cannot look must not say that nobody is there. */
+static int slot_is_taken(km_map *map, uint32_t i) {
+    return i == map->slot ? 1 : os_lock_probe(map->locks, KM__SLOT_LOCKS + i, 1, OS_LOCK_READ, NULL); /* L5 */
 }
 
-static uint32_t count_handles(km_map *map) {
-    const uint32_t limit = km__slot_limit(map->control);
-    uint32_t count = 0;
-    for (uint32_t i = 0; i < limit; i++)
-        count += slot_is_taken(map, i);
-    return count;
+static int count_taken(km_map *map, uint32_t limit, uint32_t *count) {
+    *count = 0;
+    for (uint32_t i = 0; i < limit; i++) {
+        const int taken = slot_is_taken(map, i);
+        if (taken < 0)
+            return taken;
+        *count += (uint32_t)taken;
+    }
+    return 0;
 }
 
 /* A raw map has no list of its handles: whoever holds a slot's lock is one. */
-static uint32_t count_raw_handles(km_map *map) {
-    uint32_t count = map->slot != KM__NO_SLOT;
-    if (km__session_has_slots(map) == 1)
-        for (uint32_t i = 0; i < KM__SLOTS; i++)
-            count += i != map->slot && slot_is_taken(map, i);
-    return count;
+static int count_raw_handles(km_map *map, uint32_t *count) {
+    const int others = km__session_has_slots(map);
+    *count = map->slot != KM__NO_SLOT;
+    return others <= 0 ? others : count_taken(map, KM__SLOTS, count);
 }
 
 static void info_from_header(const struct km__header *header, struct km_info *info) {
@@ -143,13 +145,19 @@ int km__newest_generation(km_map *map, uint64_t *generation) {
     return result;
 }
 
-static uint32_t has_read_only_handles(km_map *map) {
-    return os_lock_probe(map->locks, KM__LOCK_BASE + KM__READ_ONLY_USER, 1, OS_LOCK_WRITE, NULL) == 1 ? 1u : 0u;
+static int has_read_only_handles(km_map *map, uint32_t *has) {
+    const int held = os_lock_probe(map->locks, KM__LOCK_BASE + KM__READ_ONLY_USER, 1, OS_LOCK_WRITE, NULL);
+    *has = held == 1 ? 1u : 0u;
+    return held < 0 ? held : 0;
 }
 
 static int fill_raw_info(km_map *map, struct km_info *info) {
     struct os_file_info file;
-    const int result = os_file_info(map->file, &file);
+    int result = os_file_info(map->file, &file);
+    if (result == 0)
+        result = count_raw_handles(map, &info->handles);
+    if (result == 0)
+        result = has_read_only_handles(map, &info->read_only_handles);
     if (result != 0)
         return result;
     info->mode = KM_RAW;
@@ -157,8 +165,6 @@ static int fill_raw_info(km_map *map, struct km_info *info) {
     info->size = info->max_size = map->cursor.data_size;
     info->file_size = file.size;
     info->file_allocated = file.allocated;
-    info->handles = count_raw_handles(map);
-    info->read_only_handles = has_read_only_handles(map);
     info->paging_file = map->named;
     snprintf(info->tracker, sizeof info->tracker, "none");
     return 0;
@@ -174,6 +180,10 @@ static int fill_info(km_map *map, struct km_info *info) {
     struct os_file_info file;
     if (result == 0)
         result = os_file_info(map->file, &file);
+    if (result == 0 && lives)
+        result = count_taken(map, km__slot_limit(map->control), &info->handles);
+    if (result == 0)
+        result = has_read_only_handles(map, &info->read_only_handles);
     if (result != 0)
         return result;
     const struct km__header *header = &slots.slot[slots.chosen];
@@ -188,9 +198,7 @@ static int fill_info(km_map *map, struct km_info *info) {
     info->file_size = file.size;
     info->file_allocated = file.allocated;
     info->patched_pages = map->index.count;
-    info->handles = lives ? count_handles(map) : 0;
     info->clean = info->handles == 0 && journal.used == 0 && (header->flags & KM__HEADER_CLEAN) != 0;
-    info->read_only_handles = has_read_only_handles(map);
     info->damaged = !lives && !live && !info->clean && is_cut_off(map, header, journal.end.generation);
     info->paging_file = map->named;
     info->abandoned = live && km__live_is_abandoned(map, header, lives);
@@ -351,7 +359,9 @@ int km_who(km_map *map, km_who_function *each, void *context) {
     const uint32_t limit = lives ? km__slot_limit(map->control) : 0;
     for (uint32_t i = 0; i < limit && result == 0; i++) {
         struct km_user user;
-        if (!slot_is_taken(map, i))
+        const int taken = slot_is_taken(map, i);
+        result = taken < 0 ? taken : 0;
+        if (taken <= 0)
             continue;
         describe_user(map, i, &user);
         if (each(context, &user) != 0)
