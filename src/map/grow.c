@@ -31,9 +31,9 @@
 
 enum { COPY_BYTES = 1 << 20 };
 
+/* A sync that found no room is a failed one, too: see J8. */
 static int sync_all(km_map *map) {
-    const int result = os_file_sync(map->file);
-    return result == 0 ? 0 : km__sync_failed(map, result);
+    return os_file_sync(map->file) == 0 ? 0 : km__sync_failed(map, KM_EIO);
 }
 
 /* ---- journal ----------------------------------------------------------------------------------------------------- */

@@ -27,7 +27,9 @@
  *     writer may abort, and no power cut brings it back beside a later frame that went to the other place.
  *  J8 [model: durability] A failed sync poisons the map for every process. The page cache goes on showing bytes
  *     that the disk may never get, and the next sync reports success: nothing that was not durable before can be
- *     promised again until all have closed and the next to open has written it anew.
+ *     promised again until all have closed and the next to open has written it anew. That holds for a sync that found
+ *     no room, too: the kernel tells it once, and takes the pages for written. Only a write that was refused poisons
+ *     nothing.
  *  J9 [model: durability] The kernel tells a failed write of the journal to one sync of each descriptor that was
  *     open then, be it a sync of the journal or of a header slot, and not to a descriptor opened after somebody was
  *     told. If the one that was told dies before it sets the poison, the next sync reports success for bytes that

@@ -92,7 +92,8 @@ int os_file_read(struct os_file *file, uint64_t offset, void *bytes, size_t leng
 /** Write all of it, extending the file if need be. KM_ENOSPACE leaves some prefix written. */
 int os_file_write(struct os_file *file, uint64_t offset, const void *bytes, size_t length);
 
-/** Write all of it and return when exactly that (and what is needed to find it again) is durable. */
+/** Write all of it and return when exactly that (and what is needed to find it again) is durable. KM_ENOSPACE and
+ *  KM_ENOMEM only if the bytes were refused: a sync that failed, for whatever reason, is KM_EIO here. */
 int os_file_write_durable(struct os_file *file, uint64_t offset, const void *bytes, size_t length);
 
 /** Make all that was written to the file durable, its size included. */

@@ -205,6 +205,17 @@ int os_file_sync_name(struct os_file *file, const char *path) {
 
 /* ---- durable writes ---------------------------------------------------------------------------------------------- */
 
+/* A write for which there was no room. Where the bytes are taken without being waited for, it was the sync after them
+ * that found none (space is allocated late, or copied on write): then it is open which bytes reached the disk, also of
+ * earlier writes, of which nobody will be told again. */
+static int no_room(struct os_file *file, uint64_t offset, const void *bytes, size_t length, int number) {
+    const int error = os_file_write(file, offset, bytes, length);
+    if (error != 0)
+        return error;
+    os__system_error(number, "make it durable", file->path);
+    return KM_EIO;
+}
+
 int os_file_write_durable(struct os_file *file, uint64_t offset, const void *bytes, size_t length) {
     int error = os__check_range(offset, length, "write", file->path);
     if (error != 0)
@@ -222,6 +233,8 @@ int os_file_write_durable(struct os_file *file, uint64_t offset, const void *byt
             error = os_file_write(file, offset, from, length);
             return error != 0 ? error : os_file_sync(file);
         }
+        if (put < 0 && (errno == ENOSPC || errno == EDQUOT || errno == ENOMEM))
+            return no_room(file, offset, from, length, errno);
         if (put <= 0)
             return os__system_error(put < 0 ? errno : EIO, "write durably", file->path);
         from += put;
