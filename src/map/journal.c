@@ -80,13 +80,15 @@ int km__sync_failed(km_map *map, int result) {
     return km__error_prefix(KM_EIO, "the map is closed to commits until all have closed it");
 }
 
+static int frame_unread(const km_map *map, int result, uint64_t generation) {
+    return km__error(result, "%s: the frame of commit %" PRIu64 " cannot be read: %s", map->path, generation,
+                     km_error_message(result));
+}
+
 int km__journal_read(km_map *map, struct km__frame *frame, struct km__cursor *cursor) {
     const int result =
         km__frame_read(frame, map->journal_region.address, map->header.journal_size, &map->limits, cursor);
-    if (result >= 0)
-        return result;
-    return km__error(result, "%s: the frame of commit %" PRIu64 " cannot be read: %s", map->path,
-                     cursor->generation + 1, km_error_message(result));
+    return result >= 0 ? result : frame_unread(map, result, cursor->generation + 1);
 }
 
 /* J10. */
@@ -252,6 +254,8 @@ int km__frame_rewrite(km_map *map, struct km__cursor *cursor) {
     struct km__cursor again = before;
     again.position = 0;
     result = km__frame_read(&map->frame, copy, length, &map->limits, &again);
+    if (result < 0)
+        result = frame_unread(map, result, before.generation + 1);
     if (result == 0)
         result = os_file_write(map->file, map->header.journal_offset + position, copy, (size_t)length);
     free(copy);
