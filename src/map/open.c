@@ -25,7 +25,7 @@
  *     making the name durable, and what is committed now would vanish with the name.
  *  O9 Who closes, and may be the last, makes the journal durable also when it cannot have ATTACH or CHECKPOINT in
  *     time: a handle that may only read can hold them for long, and lazy commits would be left to a power cut though
- *     everybody has closed.
+ *     everybody has closed. The same if it cannot be told whether it is the last.
  * O10 With KM_GUARD a journal that could not be read looks like one that ends. Nothing is written or published before
  *     it is known that no fault was met, and an open that met one fails: others would be shown an older generation, and
  *     would commit over frames that are good.
@@ -568,7 +568,13 @@ static int detach_writer(km_map *map) {
         km__slot_release(map);
         return result;
     }
-    map->is_last = km__session_has_slots(map) == 0;
+    int held = km__session_has_slots(map);
+    if (held < 0) { /* O9, and a look that failed once may do so no more */
+        result = km__failed(map) ? 0 : make_durable(map);
+        held = result == 0 ? km__session_has_slots(map) : held;
+        result = result == 0 && held < 0 ? held : result;
+    }
+    map->is_last = held == 0;
     if (map->is_last) {
         if (!map->named || km__is_alone(map) != 1) /* an object ends now, with all that it holds */
             result = km__is_live(map) ? close_last_live(map, deadline) : close_last(map, deadline);
