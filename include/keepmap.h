@@ -229,7 +229,8 @@ typedef struct km_map km_map;
  *
  * Errors: KM_ENOTFOUND, KM_EEXISTS, KM_EACCESS, KM_EDIRECTORY, KM_EEMPTY, KM_ENOTMAP, KM_ETRUNCATED, KM_EHEADER,
  * KM_EJOURNAL, KM_EVERSION, KM_EFEATURE, KM_ESCHEMA, KM_EFILESYSTEM, KM_EHANDLES, KM_ESESSION, KM_EBUSY, KM_ESIZE,
- * KM_ENOSPACE, KM_EIO, KM_ENOMEM, KM_EUNSUPPORTED, KM_EINVAL. Nothing is left behind after an error.
+ * KM_ENOSPACE, KM_EIO, KM_ENOMEM, KM_EUNSUPPORTED, KM_EINVAL. Nothing is left behind after an error, but for the map
+ * that KM_REPLACE has put in the place of another, where it could not be made durable or attached.
  */
 KM_API int km_open(km_map **map, const char *target, const struct km_options *options);
 

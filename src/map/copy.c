@@ -30,16 +30,15 @@
  *  P9 The copy has a UUID of its own, and its chain starts from that. Otherwise frames of the source would continue
  *     it, should bytes of the one get into the other, and nobody could tell the two maps apart.
  *  P10 The copy is synced before it gets its name, and loses the name again if that could not be made durable: it is
- *     there whole and durable, or not at all.
+ *     there whole and durable, or not at all. Until that is decided its ATTACH is locked, as of any new map (N5).
  */
 #include <inttypes.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "map.h"
 
-enum { CHUNK_PAGES = 256, DETAIL_SIZE = 1024 };
+enum { CHUNK_PAGES = 256 };
 
 struct copy {
     struct os_file *from, *to;
@@ -400,16 +399,16 @@ static int copy_header(const km_map *map, struct km__header *header) {
     return result == 0 ? 0 : km__error_prefix(result, "%s: its copy", map->path);
 }
 
-/* P10: a name that could not be made durable is taken back. */
+/* P10. Nobody attaches the copy before that is decided (N5). */
 static int publish(struct os_file *file, const char *path) {
-    char why[DETAIL_SIZE];
-    const int result = os_file_publish(file, path, false);
-    if (result == 0 || result == KM_EEXISTS)
-        return result;
-    snprintf(why, sizeof why, "%s", km__error_detail());
-    if (os_file_remove(file, path) == 0)
-        return km__error(result, "%s", why);
-    return km__error(result, "%s; and its name could not be taken away again: remove it", why);
+    struct os_locks *locks = NULL;
+    int result = os_locks_open(&locks, file);
+    if (result == 0)
+        result = os_lock_try(locks, KM__LOCK_BASE + KM__ATTACH, 1, OS_LOCK_WRITE);
+    if (result == 0)
+        result = km__create_publish(file, path, false);
+    os_locks_close(locks);
+    return result;
 }
 
 typedef int fill_function(km_map *map, struct os_file *file, struct km__header *header);

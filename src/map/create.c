@@ -13,7 +13,13 @@
  *     afterwards that the path names another file, and opens that.
  *  N4 What a map begins with (options.from) is checksummed as it arrived in the new file, not as it was read: the other
  *     file may change meanwhile.
+ *  N5 A file has its ATTACH locked from before it has its name until its first handle stands. If that fails, or the
+ *     name could not be made durable, the name is taken back: who asked for a new map has none, and one that nobody
+ *     asked for would be in the way of the next try. Without the lock somebody else could attach between the name and
+ *     its end, and what he commits would vanish with it. (What KM_REPLACE has replaced cannot be given back: the new
+ *     map stays.)
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -25,7 +31,7 @@
 #define JOURNAL_LARGEST (UINT64_C(64) << 20)
 #define TIMEOUT_DEFAULT_MS 10000u
 
-enum { ZEROS = 1 << 20 };
+enum { ZEROS = 1 << 20, DETAIL_SIZE = 1024 };
 
 int km__file_zeros(struct os_file *file, uint64_t offset, uint64_t length) {
     unsigned char *zeros = calloc(1, ZEROS);
@@ -238,7 +244,7 @@ static int fill(struct os_file *file, const char *path, const struct km_options 
     return raw ? os_file_sync(file) : km__create_headers(file, header);
 }
 
-/* An object has its user from before it has its name, so that nobody takes it for what a dead one left. */
+/* N5. An object has its user from before it has its name, too, so that nobody takes it for what a dead one left. */
 static int hold(struct os_file *file, struct km__created *created) {
     int result = os_locks_open(&created->locks, file);
     if (result == 0)
@@ -246,6 +252,19 @@ static int hold(struct os_file *file, struct km__created *created) {
     if (result == 0)
         result = os_lock_try(created->locks, KM__LOCK_BASE + KM__USER, 1, OS_LOCK_READ);
     return result;
+}
+
+int km__create_undo(struct os_file *file, const char *path, int result) {
+    char why[DETAIL_SIZE];
+    snprintf(why, sizeof why, "%s", km__error_detail());
+    if (os_file_remove(file, path) == 0)
+        return km__error(result, "%s", why);
+    return km__error(result, "%s; and its name could not be taken away again: remove it", why);
+}
+
+int km__create_publish(struct os_file *file, const char *path, bool replace) {
+    const int result = os_file_publish(file, path, replace);
+    return result == 0 || result == KM_EEXISTS || replace ? result : km__create_undo(file, path, result);
 }
 
 /* Lock the old map against everybody (N3). What has no magic in either slot is not ours to destroy. */
@@ -303,7 +322,7 @@ int km__create(const char *path, const struct km_options *given, bool replace, s
     if (result == 0 && created != NULL)
         result = hold(file, created);
     if (result == 0)
-        result = os_file_publish(file, path, replace);
+        result = km__create_publish(file, path, replace);
     if (result == 0 && created != NULL) {
         created->file = file;
         file = NULL;

@@ -239,13 +239,17 @@ int km__newest_generation(km_map *map, uint64_t *generation);
 int km__session_lives(km_map *map, bool *lives);
 
 /* ---- create.c, open.c ---- */
-/** A new object, with its name and the locks that keep it alive: ATTACH for writing and USER. */
+/** A new file or object, with its name, and with ATTACH locked for writing and USER: see N5, A2. */
 struct km__created {
     struct os_file *file;
     struct os_locks *locks;
 };
-/** `created` is NULL for files, which are opened anew by their name. */
+/** `created` is NULL where a map is replaced: the new one is opened by its name. */
 int km__create(const char *path, const struct km_options *options, bool replace, struct km__created *created);
+/** Give the file its name; if that cannot be made durable, it is taken back, but for one that replaced another. */
+int km__create_publish(struct os_file *file, const char *path, bool replace);
+/** Take the name back, under ATTACH (N5); `result` is given back, with the detail that there was. */
+int km__create_undo(struct os_file *file, const char *path, int result);
 int km__create_empty(struct os_file *file, struct km__header *header);   /* everything but the data: see N1, N2 */
 int km__create_headers(struct os_file *file, struct km__header *header); /* both slots; the file is synced */
 int km__uuid_make(uint8_t uuid[16]);

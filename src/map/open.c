@@ -344,18 +344,40 @@ static int open_file(km_map *map, const struct km_options *options, bool created
     return result;
 }
 
+/* Stand at the newest commit, so that size and generation are known. Damage in the data is for begin and verify to
+ * tell. */
+static int first_look(km_map *map) {
+    if (map->raw)
+        return 0;
+    if (km__is_live(map))
+        return km__live_refresh(map);
+    int result = (map->flags & KM_CHECK) != 0 ? km__compare_start(map) : 0;
+    if (result == 0)
+        result = km__begin_read(map);
+    if (result == 0)
+        (void)km__end(map, false);
+    else if (result == KM_ECORRUPT || (result == KM_EJOURNAL && map->read_only))
+        result = 0;
+    return result;
+}
+
 static int attach_file(km_map *map, const struct km_options *options, bool created) {
     int result = open_file(map, options, created);
     if (result == 0 && !created)
         result = km__lock_wait(map, KM__ATTACH, map->read_only ? OS_LOCK_READ : OS_LOCK_WRITE,
                                km__deadline(map)); /* O1, O5 */
-    if (result != 0)
+    if (result != 0 && !created)
         return result;
-    result = attach_locked(map, options, created);
+    if (result == 0)
+        result = attach_locked(map, options, created);
+    if (result == 0 && created)
+        result = first_look(map);           /* before others can attach: it may be taken back (N5) */
     const int fault = km__guard_check(map); /* O10 */
     result = fault != 0 ? fault : result;
     if (result != 0)
         km__slot_release(map);
+    if (result != 0 && created)
+        result = km__create_undo(map->file, map->path, result);
     km__unlock(map, KM__ATTACH);
     return result;
 }
@@ -385,34 +407,22 @@ static void destroy(km_map *map) {
     free(map);
 }
 
-/* Stand at the newest commit, so that size and generation are known. Damage in the data is for begin and verify to
- * tell. */
-static int first_look(km_map *map) {
-    if (map->raw)
-        return 0;
-    if (km__is_live(map))
-        return km__live_refresh(map);
-    int result = (map->flags & KM_CHECK) != 0 ? km__compare_start(map) : 0;
-    if (result == 0)
-        result = km__begin_read(map);
-    if (result == 0)
-        (void)km__end(map, false);
-    else if (result == KM_ECORRUPT || (result == KM_EJOURNAL && map->read_only))
-        result = 0;
-    return result;
-}
-
 /* `created`, if not NULL, is taken over. */
 static int attach(km_map **out, const char *path, const struct km_options *options, struct km__created *created) {
     km_map *map = calloc(1, sizeof *map);
-    if (map == NULL) {
+    char *copy = strdup(path);
+    if (map == NULL || copy == NULL) {
+        int error = km__error(KM_ENOMEM, "%s: no memory for a handle", path);
         if (created != NULL) {
+            error = km__create_undo(created->file, path, error);
             os_locks_close(created->locks);
             os_file_close(created->file);
         }
-        return km__error(KM_ENOMEM, "%s: no memory for a handle", path);
+        free(map);
+        free(copy);
+        return error;
     }
-    map->path = strdup(path);
+    map->path = copy;
     map->flags = options->flags;
     map->timeout_ms = options->timeout_ms;
     map->read_only = (options->flags & KM_READONLY) != 0;
@@ -425,10 +435,12 @@ static int attach(km_map **out, const char *path, const struct km_options *optio
         map->file = created->file;
         map->locks = created->locks;
     }
-    int result = map->path == NULL ? km__error(KM_ENOMEM, "%s: no memory for a handle", path) : km__register(map);
+    int result = km__register(map);
+    if (result != 0 && created != NULL)
+        result = km__create_undo(map->file, path, result);
     if (result == 0)
         result = attach_file(map, options, created != NULL);
-    if (result == 0) {
+    if (result == 0 && created == NULL) {
         result = first_look(map);
         const int fault = km__guard_check(map); /* O10 */
         result = fault != 0 ? fault : result;
@@ -455,16 +467,16 @@ static bool is_taken(const char *path) {
 
 /* Make a new map. PATH_CHANGED: there is one now, to be attached as any other. 0: made, and attached already. */
 static int create(km_map **map, const char *target, const struct km_options *options) {
-    if (!os_path_is_object(target)) {
-        const int result = km__create(target, options, false, NULL);
-        return result == 0 || (result == KM_EEXISTS && (options->flags & KM_EXCLUSIVE) == 0) ? PATH_CHANGED : result;
-    }
     struct km__created created = {.file = NULL};
-    km__named_sweep(); /* A6 */
+    const bool named = os_path_is_object(target);
+    if (named)
+        km__named_sweep(); /* A6 */
     int result = km__create(target, options, false, &created);
     if (result == 0)
         return attach(map, target, options, &created);
-    if (result != KM_EEXISTS)
+    if (!named && result == KM_EEXISTS && (options->flags & KM_EXCLUSIVE) == 0)
+        return PATH_CHANGED;
+    if (result != KM_EEXISTS || !named)
         return result;
     result = (options->flags & KM_EXCLUSIVE) != 0 ? km__named_look(target, os_time_monotonic_ns()) : 0;
     if (result == 1)
