@@ -1,305 +1,486 @@
 /* SPDX-License-Identifier: MIT
  *
- * Four writers and two readers, each a process of its own, are killed at random moments, stopped and let go on, and
- * started again; sometimes all die at once, so that the next to attach has to recover, and sometimes that one dies too.
- * Every snapshot that anybody takes, and the state after every recovery, must satisfy the bank's invariant
+ * Four writers and two readers (concurrent/teller.h), each a process of its own, are killed at random moments and
+ * before or after random calls of the system, stopped while they hold locks and pins and let go on, and started again;
+ * sometimes all die at once, so that the next to attach has to recover, and sometimes that one dies too. Every snapshot
+ * that anybody takes, every copy, and the state after every recovery, must satisfy the bank's invariant
  * (support/bank.h), and no commit that was acknowledged or seen may be missing: neither durable nor lazy ones, because
  * processes die here, not the machine.
  *
- * The workers are this program, started anew with arguments: nothing of the parent's handles is inherited.
+ * A round is one map, made by chance: a file or an object, and all options that change what the library does. An object
+ * ends with its last user; then it must be gone, and everything begins anew.
+ *
+ * KEEPMAP_MINUTES=N: rounds for so long, and a table of what was killed where.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
-#include <sys/prctl.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "concurrent/strike.h"
+#include "concurrent/teller.h"
+#include "format/checksum.h"
 #include "support/bank.h"
 #include "support/chance.h"
 #include "support/check.h"
+#include "support/objects.h"
 #include "support/scratch.h"
 
-#define WORKERS_WRITING 4
-#define WORKERS 6
-#define KILLS 500 /* by each of the two tests */
-#define TIME_LIMIT_S 250.0
-#define JOURNAL_SIZE 65536
-#define TIMEOUT_MS 30000
+#define WORKERS 6u
+#define KILLS 500u /* in each of the two rounds that every run makes */
+#define SHORT_ROUNDS 6u
+#define SHORT_KILLS 60u
+#define LONG_KILLS 300u
+#define WORKER_LIMIT_S 400u
 
-struct worker_process {
-    pid_t pid; /* 0: not running */
-    uint32_t number;
-    bool writes;
-    uint32_t flags;
-    const char *tracker;
+/* Who keeps an object alive when all workers are dead. */
+enum keeper { KEEPER_NOBODY, KEEPER_READER, KEEPER_WRITER };
+
+struct plan {
+    bool is_object;
+    enum keeper keeper; /* of an object */
+    enum teller_kind kind;
+    bool grows;
+    struct km_options options;
+    unsigned kills;
 };
 
 struct stage {
-    const char *map, *ledger_path;
+    const struct plan *plan;
+    char map[700], ledger_path[700];
     struct bank_ledger *ledger;
     struct chance chance;
-    struct worker_process workers[WORKERS];
-    unsigned kills, recoveries, died_recovering, stops;
+    km_map *keeper;
+    const struct km__control *control;
+    pid_t pids[WORKERS];
 };
 
-/* ---- a worker's life --------------------------------------------------------------------------------------------- */
+enum manner { BLIND, STOPPED_FIRST, AT_A_CALL, ALL_AT_ONCE, MANNERS };
 
-static int work(struct bank_worker *worker, bool writes, uint32_t flags) {
-    for (unsigned round = 0;; round++) {
-        if (writes && bank_commit(worker) != 0) {
-            return 1;
-        }
-        const unsigned dwell_us =
-            chance_percent(&worker->chance, 15) ? (unsigned)chance_below(&worker->chance, 8000) : 0;
-        if ((!writes || round % 8 == 0) && bank_look(worker, dwell_us) != 0) {
-            return 1;
-        }
-        if (!writes && round % 64 == 63 && bank_verify(worker) != 0) {
-            return 1;
-        }
-        if (chance_below(&worker->chance, 50) == 0) { /* leave and come back, in the middle of everything */
-            int result = km_close(worker->map);
-            const struct km_options options = {.struct_size = sizeof options, .flags = flags, .timeout_ms = TIMEOUT_MS};
-            worker->map = NULL;
-            if (result == 0) {
-                result = km_open(&worker->map, getenv("KEEPMAP_TEST_MAP"), &options);
-            }
-            if (result != 0) {
-                snprintf(worker->why, sizeof worker->why, "closing and opening gave %s: %s", km_error_name(result),
-                         km_last_error_detail());
-                return 1;
-            }
-            atomic_fetch_add(&worker->ledger->opens, 1);
-        }
-    }
+/* Of all rounds. */
+static struct {
+    unsigned rounds, objects, lives, recoveries, died_recovering;
+    unsigned manner[MANNERS], killed[STRIKE_HOLDS], stopped[STRIKE_HOLDS], stops;
+    uint64_t commits, aborts, snapshots, verifications, opens, copies, waits, steps;
+} counts;
+
+static unsigned count_kills(void) {
+    unsigned sum = 0;
+    for (unsigned i = 0; i < MANNERS; i++)
+        sum += counts.manner[i];
+    return sum;
 }
 
-/* test_kill writer|reader NUMBER FLAGS SEED LEDGER, with the map in KEEPMAP_TEST_MAP. Ends by a signal, or with what is
- * wrong. */
-static int worker_main(char **arguments) {
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    alarm((unsigned)TIME_LIMIT_S + 60);
-    const bool writes = strcmp(arguments[1], "writer") == 0;
-    const uint32_t flags = (uint32_t)strtoul(arguments[3], NULL, 10);
-    struct bank_worker worker = {
-        .ledger = bank_ledger_map(arguments[5], false),
-        .chance = {strtoull(arguments[4], NULL, 10)},
-        .writer = (uint32_t)strtoul(arguments[2], NULL, 10),
-        .declares = (flags & KM_DECLARED) != 0,
-    };
-    const struct km_options options = {.struct_size = sizeof options, .flags = flags, .timeout_ms = TIMEOUT_MS};
-    if (worker.ledger == NULL) {
-        perror(arguments[5]);
-        return 1;
-    }
-    const int result = km_open(&worker.map, getenv("KEEPMAP_TEST_MAP"), &options);
-    if (result != 0) {
-        fprintf(stderr, "%s %s: km_open gave %s: %s\n", arguments[1], arguments[2], km_error_name(result),
-                km_last_error_detail());
-        return 1;
-    }
-    atomic_fetch_add(&worker.ledger->opens, 1);
-    work(&worker, writes, flags);
-    fprintf(stderr, "%s %s (%s, flags %u): %s\n", arguments[1], arguments[2], getenv("KEEPMAP_TRACKER"), flags,
-            worker.why);
-    return 1;
-}
-
-/* ---- the parent -------------------------------------------------------------------------------------------------- */
-
-static void start(struct stage *stage, struct worker_process *worker) {
-    char number[16], flags[16], seed[32];
-    snprintf(number, sizeof number, "%u", worker->number);
-    snprintf(flags, sizeof flags, "%u", worker->flags);
-    snprintf(seed, sizeof seed, "%llu", (unsigned long long)chance_next(&stage->chance));
-    worker->pid = fork();
-    assert_true(worker->pid >= 0);
-    if (worker->pid == 0) {
-        signal(SIGALRM, SIG_DFL);
-        signal(SIGTERM, SIG_DFL);
-        signal(SIGINT, SIG_DFL);
-        setenv("KEEPMAP_TEST_MAP", stage->map, 1);
-        setenv("KEEPMAP_TRACKER", worker->tracker, 1);
-        execl("/proc/self/exe", "test_kill", worker->writes ? "writer" : "reader", number, flags, seed,
-              stage->ledger_path, (char *)NULL);
-        _exit(98);
-    }
-}
-
-static void kill_all(struct stage *stage);
-
-/* A worker never ends by itself: if it did, it found something wrong and said so. */
-static void expect_alive(struct stage *stage, struct worker_process *worker) {
-    int status;
-    if (worker->pid == 0 || waitpid(worker->pid, &status, WNOHANG) == 0) {
-        return;
-    }
-    worker->pid = 0;
-    kill_all(stage);
-    if (WIFSIGNALED(status)) {
-        fail_msg("worker %u died of signal %d", worker->number, WTERMSIG(status));
-    }
-    fail_msg("worker %u ended with status %d", worker->number, WEXITSTATUS(status));
-}
-
-static void reap(struct worker_process *worker) {
-    int status;
-    while (worker->pid != 0 && waitpid(worker->pid, &status, 0) < 0 && errno == EINTR) {
-    }
-    worker->pid = 0;
-}
-
-static void kill_one(struct stage *stage, struct worker_process *worker) {
-    if (worker->pid == 0) {
-        return;
-    }
-    expect_alive(stage, worker);
-    assert_int_equal(kill(worker->pid, SIGKILL), 0);
-    reap(worker);
-    stage->kills++;
-}
-
-static void kill_all(struct stage *stage) {
-    for (struct worker_process *worker = stage->workers; worker < stage->workers + WORKERS; worker++) {
-        if (worker->pid != 0) {
-            kill(worker->pid, SIGKILL);
-        }
-    }
-    for (struct worker_process *worker = stage->workers; worker < stage->workers + WORKERS; worker++) {
-        stage->kills += worker->pid != 0;
-        reap(worker);
-    }
+static void count_holds(unsigned table[STRIKE_HOLDS], unsigned holds) {
+    for (unsigned i = 0; i < STRIKE_HOLDS; i++)
+        table[i] += (holds >> i) & 1u;
 }
 
 static void pause_for(struct stage *stage, unsigned at_most_us) {
-    struct timespec pause = {.tv_nsec = (long)chance_below(&stage->chance, at_most_us) * 1000};
+    const struct timespec pause = {.tv_nsec = (long)chance_below(&stage->chance, at_most_us) * 1000};
     nanosleep(&pause, NULL);
 }
 
+/* ---- workers ----------------------------------------------------------------------------------------------------- */
+
+static bool is_alone(const struct stage *stage) {
+    return stage->plan->is_object && stage->keeper == NULL;
+}
+
+static void start(struct stage *stage, unsigned number) {
+    const struct teller teller = {
+        .map = stage->map,
+        .ledger = stage->ledger_path,
+        .number = number,
+        .kind = stage->plan->kind,
+        .grows = stage->plan->grows,
+        .is_alone = is_alone(stage),
+        .seed = chance_next(&stage->chance),
+        .seconds = WORKER_LIMIT_S,
+    };
+    stage->pids[number] = teller_start(&teller);
+}
+
+static void start_all(struct stage *stage) {
+    for (unsigned number = 0; number < WORKERS; number++)
+        start(stage, number);
+}
+
+/* It is dead, or about to be. */
+static int reap(struct stage *stage, unsigned number) {
+    int status = 0;
+    while (waitpid(stage->pids[number], &status, 0) < 0 && errno == EINTR) {
+    }
+    stage->pids[number] = 0;
+    atomic_store(&stage->ledger->attached[number], 0);
+    return status;
+}
+
+static unsigned kill_all(struct stage *stage) {
+    unsigned killed = 0;
+    for (unsigned number = 0; number < WORKERS; number++) {
+        if (stage->pids[number] != 0)
+            kill(stage->pids[number], SIGKILL);
+    }
+    for (unsigned number = 0; number < WORKERS; number++) {
+        if (stage->pids[number] != 0)
+            killed += WIFSIGNALED(reap(stage, number));
+    }
+    return killed;
+}
+
+/* A worker never ends by itself: if it did, it found something wrong and said so. */
+static void expect_alive(struct stage *stage) {
+    for (unsigned number = 0; number < WORKERS; number++) {
+        siginfo_t info = {0};
+        if (stage->pids[number] == 0 ||
+            waitid(P_PID, (id_t)stage->pids[number], &info, WEXITED | WNOHANG | WNOWAIT) != 0 || info.si_pid == 0)
+            continue;
+        const int status = reap(stage, number);
+        kill_all(stage);
+        fail_msg("worker %u ended with %d", number, WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status));
+    }
+}
+
+/* Whether one worker can be missed: somebody else keeps the map. */
+static bool can_be_missed(const struct stage *stage, unsigned number) {
+    if (!is_alone(stage))
+        return true;
+    for (unsigned other = 0; other < WORKERS; other++) {
+        if (other != number && stage->pids[other] != 0 && atomic_load(&stage->ledger->attached[other]) != 0)
+            return true;
+    }
+    return false;
+}
+
+/* ---- killing and stopping ---------------------------------------------------------------------------------------- */
+
+/* To a point of the protocol: a lock that it has just got, or any call, and some way on from there. */
+static void seek(struct stage *stage, unsigned number) {
+    static const int aims[] = {STRIKE_ANY_CALL, STRIKE_ANY_CALL, KM__WRITER, KM__CHECKPOINT, KM__SYNC, KM__ATTACH};
+    const int aim = aims[chance_below(&stage->chance, sizeof aims / sizeof *aims)];
+    const unsigned more = (unsigned)chance_below(&stage->chance, aim == STRIKE_ANY_CALL ? 100 : 24);
+    (void)strike_seek(stage->pids[number], aim, more, 600);
+}
+
+static void kill_one(struct stage *stage, unsigned number, enum manner manner) {
+    const pid_t pid = stage->pids[number];
+    unsigned holds = 0;
+    if (manner == AT_A_CALL && strike_is_possible()) {
+        seek(stage, number);
+        holds = strike_look(pid, stage->control);
+    } else if (manner != BLIND) {
+        manner = STOPPED_FIRST;
+        holds = strike_stop(pid, stage->control);
+    }
+    expect_alive(stage);
+    if (!can_be_missed(stage, number)) { /* the one that kept the map has been found to be this one */
+        fail_msg("worker %u is the only one left", number);
+    }
+    kill(pid, SIGKILL);
+    reap(stage, number);
+    counts.manner[manner]++;
+    count_holds(counts.killed, holds);
+}
+
+static enum manner choose_manner(struct stage *stage) {
+    const uint64_t pick = chance_below(&stage->chance, 100);
+    return pick < 30 ? BLIND : pick < 60 ? STOPPED_FIRST : AT_A_CALL;
+}
+
+static void stop_for_a_while(struct stage *stage, unsigned number) {
+    const pid_t pid = stage->pids[number];
+    if (chance_percent(&stage->chance, 60) && strike_is_possible())
+        seek(stage, number);
+    const unsigned holds = strike_stop(pid, stage->control);
+    expect_alive(stage);
+    counts.stops++;
+    count_holds(counts.stopped, holds);
+    pause_for(stage, chance_percent(&stage->chance, 20) ? 80000 : 10000);
+    if (can_be_missed(stage, number) && chance_percent(&stage->chance, 30)) {
+        kill(pid, SIGKILL);
+        reap(stage, number);
+        counts.manner[STOPPED_FIRST]++;
+        count_holds(counts.killed, holds);
+        start(stage, number);
+    } else {
+        strike_go_on(pid);
+    }
+}
+
+/* ---- a map's life ------------------------------------------------------------------------------------------------ */
+
 static void check_state(struct stage *stage, uint32_t flags, bool verify) {
     struct bank_worker worker = {.ledger = stage->ledger, .chance = {1}};
-    const struct km_options options = {.struct_size = sizeof options, .flags = flags, .timeout_ms = TIMEOUT_MS};
+    const struct km_options options = {.struct_size = sizeof options, .flags = flags, .timeout_ms = TELLER_TIMEOUT_MS};
     must(km_open(&worker.map, stage->map, &options));
-    if (bank_look(&worker, 0) != 0 || (verify && bank_verify(&worker) != 0)) {
+    if (bank_look(&worker, 0) != 0 || (verify && bank_verify(&worker) != 0))
         fail_msg("after a recovery: %s", worker.why);
-    }
     must(km_close(worker.map));
+}
+
+/* Control, to see pins; the name can be gone from one moment to the next. */
+static void look_at_control(struct stage *stage) {
+    const int file = open(stage->plan->is_object ? objects_path(stage->map) : stage->map, O_RDONLY | O_CLOEXEC);
+    if (stage->control != NULL)
+        munmap((void *)(uintptr_t)stage->control, KM__CONTROL_SIZE);
+    stage->control = NULL;
+    if (file < 0)
+        return;
+    void *control = mmap(NULL, KM__CONTROL_SIZE, PROT_READ, MAP_SHARED, file, KM__CONTROL_OFFSET);
+    stage->control = control == MAP_FAILED ? NULL : control;
+    close(file);
+}
+
+/* An object that nobody else keeps needs its maker until a worker has it. */
+static void wait_for_a_worker(struct stage *stage) {
+    while (!can_be_missed(stage, WORKERS)) {
+        expect_alive(stage);
+        scratch_sleep_ms(1);
+    }
+}
+
+static void begin_life(struct stage *stage) {
+    const struct plan *plan = stage->plan;
+    km_map *maker = NULL;
+    must(bank_create_open(&maker, stage->map, &plan->options));
+    look_at_control(stage);
+    if (plan->is_object && plan->keeper != KEEPER_NOBODY)
+        stage->keeper = check_open(stage->map, 0, plan->keeper == KEEPER_READER ? KM_READONLY : 0);
+    if (!plan->is_object)
+        must(km_close(maker));
+    start_all(stage);
+    if (plan->is_object) {
+        wait_for_a_worker(stage);
+        must(km_close(maker));
+    }
+    counts.lives++;
+}
+
+/* All that used an object are dead: it is gone. */
+static void expect_gone(struct stage *stage) {
+    const struct km_options options = {.struct_size = sizeof options};
+    km_map *map = NULL;
+    must_fail(km_open(&map, stage->map, &options), KM_ENOTFOUND);
+    assert_int_equal(objects_left(), 0);
+    for (unsigned number = 0; number < WORKERS; number++)
+        remove(teller_copy_path(stage->ledger_path, number));
+    bank_ledger_forget(stage->ledger);
 }
 
 /* Everybody dies at once. Then perhaps the first one to come back dies while it recovers. */
 static void wipe_out(struct stage *stage) {
-    for (struct worker_process *worker = stage->workers; worker < stage->workers + WORKERS; worker++) {
-        expect_alive(stage, worker);
+    expect_alive(stage);
+    counts.manner[ALL_AT_ONCE] += kill_all(stage);
+    if (is_alone(stage)) {
+        expect_gone(stage);
+        begin_life(stage);
+        return;
     }
-    kill_all(stage);
-    stage->recoveries++;
+    counts.recoveries++;
     while (chance_percent(&stage->chance, 50)) {
-        struct worker_process *first = &stage->workers[chance_below(&stage->chance, WORKERS_WRITING)];
+        const unsigned first = (unsigned)chance_below(&stage->chance, TELLER_WRITING);
         start(stage, first);
-        pause_for(stage, 6000);
-        kill_one(stage, first);
-        stage->died_recovering++;
+        if (chance_percent(&stage->chance, 50) && strike_is_possible()) {
+            (void)strike_seek(stage->pids[first], KM__ATTACH, (unsigned)chance_below(&stage->chance, 200), 1000);
+            count_holds(counts.killed, strike_look(stage->pids[first], stage->control));
+            counts.manner[AT_A_CALL]++;
+        } else {
+            pause_for(stage, 6000);
+            counts.manner[BLIND]++;
+        }
+        expect_alive(stage);
+        kill(stage->pids[first], SIGKILL);
+        reap(stage, first);
+        counts.died_recovering++;
     }
-    if (chance_percent(&stage->chance, 40)) {
+    if (chance_percent(&stage->chance, 40))
         check_state(stage, KM_READONLY, false); /* the journal is still as the dead left it */
-    }
-    if (chance_percent(&stage->chance, 40)) {
+    if (chance_percent(&stage->chance, 40))
         check_state(stage, 0, true);
+    start_all(stage);
+}
+
+static void end_life(struct stage *stage) {
+    kill_all(stage);
+    if (is_alone(stage)) {
+        expect_gone(stage);
+        return;
     }
-    for (struct worker_process *worker = stage->workers; worker < stage->workers + WORKERS; worker++) {
-        start(stage, worker);
+    check_state(stage, 0, true);
+    check_state(stage, KM_READONLY, true);
+    if (stage->keeper != NULL) {
+        must(km_close(stage->keeper));
+        stage->keeper = NULL;
+        expect_gone(stage);
     }
 }
 
-static void stop_for_a_while(struct stage *stage, struct worker_process *worker) {
-    expect_alive(stage, worker);
-    assert_int_equal(kill(worker->pid, SIGSTOP), 0);
-    pause_for(stage, 80000);
-    stage->stops++;
-    if (chance_percent(&stage->chance, 30)) {
-        kill_one(stage, worker);
-        start(stage, worker);
-    } else {
-        assert_int_equal(kill(worker->pid, SIGCONT), 0);
+/* ---- a round ----------------------------------------------------------------------------------------------------- */
+
+static void strike_on(struct stage *stage) {
+    const struct bank_ledger *ledger = stage->ledger;
+    const unsigned kills = count_kills() + stage->plan->kills;
+    while (count_kills() < kills || ledger->commits <= stage->plan->kills || ledger->snapshots <= stage->plan->kills) {
+        pause_for(stage, chance_percent(&stage->chance, 4) ? 150000 : 24000);
+        const unsigned number = (unsigned)chance_below(&stage->chance, WORKERS);
+        const uint64_t pick = chance_below(&stage->chance, 100);
+        if (pick < 5) {
+            wipe_out(stage);
+        } else if (pick < 20) {
+            stop_for_a_while(stage, number);
+        } else if (can_be_missed(stage, number)) {
+            kill_one(stage, number, choose_manner(stage));
+            pause_for(stage, 2000);
+            start(stage, number);
+        }
+        expect_alive(stage);
     }
 }
 
-static void choose_workers(struct stage *stage, uint32_t writer_flags) {
-    static const char *const trackers[] = {"scan", "pagemap", "compare"};
-    for (uint32_t i = 0; i < WORKERS; i++) {
-        struct worker_process *worker = &stage->workers[i];
-        worker->number = i;
-        worker->writes = i < WORKERS_WRITING;
-        worker->tracker = trackers[i % 3];
-        worker->flags = worker->writes ? writer_flags | (i == 3 ? KM_DECLARED : 0) : i == 4 ? KM_READONLY : 0;
-    }
+static void count_work(const struct bank_ledger *ledger) {
+    counts.commits += ledger->commits;
+    counts.aborts += ledger->aborts;
+    counts.snapshots += ledger->snapshots;
+    counts.verifications += ledger->verifications;
+    counts.opens += ledger->opens;
+    counts.copies += ledger->copies;
+    counts.waits += ledger->waits;
+    counts.steps += ledger->steps;
 }
 
-static void kill_at_random(uint32_t writer_flags, const char *name) {
-    struct stage stage = {.chance = {chance_mix(chance_seed(), writer_flags)}};
-    stage.map = scratch_path("%s.km", name);
-    stage.ledger_path = scratch_path("%s.ledger", name);
+static void tell_plan(const struct plan *plan, const char *map, unsigned kills, double seconds) {
+    static const char *const kinds[] = {"durable", "lazy", "mixed"};
+    static const char *const keepers[] = {"", ", kept by a reader", ", kept by a writer"};
+    const uint32_t flags = plan->options.flags;
+    fprintf(stderr, "# %s: %s, journal %llu KiB%s%s%s, checksum %u%s: %u killed in %.0f s\n",
+            plan->is_object ? map : "a file", kinds[plan->kind], (unsigned long long)plan->options.journal_size / 1024,
+            plan->grows ? ", grows" : "", (flags & KM_COMPRESS) != 0 ? ", compressed" : "",
+            (flags & KM_FULL_PAGES) != 0 ? ", full pages" : "", plan->options.checksum, keepers[plan->keeper], kills,
+            seconds);
+}
+
+static void run_round(const struct plan *plan) {
+    struct stage stage = {.plan = plan, .chance = {chance_mix(chance_seed(), ++counts.rounds)}};
+    const double begun = scratch_now_s();
+    const unsigned kills = count_kills();
+    snprintf(stage.ledger_path, sizeof stage.ledger_path, "%s", scratch_path("%u.ledger", counts.rounds));
+    if (plan->is_object)
+        snprintf(stage.map, sizeof stage.map, "Local\\kill-%u", counts.rounds);
+    else
+        snprintf(stage.map, sizeof stage.map, "%s", scratch_path("%u.km", counts.rounds));
     stage.ledger = bank_ledger_map(stage.ledger_path, true);
     assert_non_null(stage.ledger);
-    must(bank_create(stage.map, JOURNAL_SIZE, 0));
-    choose_workers(&stage, writer_flags);
-    for (struct worker_process *worker = stage.workers; worker < stage.workers + WORKERS; worker++) {
-        start(&stage, worker);
-    }
-    const double begun = scratch_now_s();
-    while (stage.kills < KILLS || stage.ledger->commits <= KILLS || stage.ledger->snapshots <= KILLS) {
-        pause_for(&stage, 120000);
-        struct worker_process *worker = &stage.workers[chance_below(&stage.chance, WORKERS)];
-        const unsigned pick = (unsigned)chance_below(&stage.chance, 100);
-        if (pick < 12) {
-            wipe_out(&stage);
-        } else if (pick < 22) {
-            stop_for_a_while(&stage, worker);
-        } else {
-            kill_one(&stage, worker);
-            pause_for(&stage, 3000);
-            start(&stage, worker);
-        }
-        for (worker = stage.workers; worker < stage.workers + WORKERS; worker++) {
-            expect_alive(&stage, worker);
-        }
-    }
-    const unsigned kills = stage.kills;
-    kill_all(&stage);
-    check_state(&stage, 0, true);
-    check_state(&stage, KM_READONLY, true);
-    fprintf(stderr,
-            "# %s: %u killed, %u recoveries (%u died recovering), %u stopped, %llu commits, %llu snapshots, "
-            "%llu verifications, %llu opens, %.0f s\n",
-            name, kills, stage.recoveries, stage.died_recovering, stage.stops,
-            (unsigned long long)stage.ledger->commits, (unsigned long long)stage.ledger->snapshots,
-            (unsigned long long)stage.ledger->verifications, (unsigned long long)stage.ledger->opens,
-            scratch_now_s() - begun);
-    for (uint32_t writer = 0; writer < WORKERS_WRITING; writer++) {
-        assert_true(stage.ledger->writers[writer].acknowledged > 0);
-    }
+    counts.objects += plan->is_object;
+    begin_life(&stage);
+    strike_on(&stage);
+    end_life(&stage);
+    tell_plan(plan, stage.map, count_kills() - kills, scratch_now_s() - begun);
+    count_work(stage.ledger);
+    for (unsigned number = 0; plan->kills >= KILLS && number < TELLER_WRITING; number++)
+        assert_true(stage.ledger->writers[number].acknowledged > 0);
     bank_ledger_unmap(stage.ledger);
+    if (stage.control != NULL)
+        munmap((void *)(uintptr_t)stage.control, KM__CONTROL_SIZE);
+    for (unsigned number = 0; number < WORKERS; number++)
+        remove(teller_copy_path(stage.ledger_path, number));
+    remove(stage.ledger_path);
+    if (!plan->is_object)
+        remove(stage.map);
+}
+
+static void choose_plan(struct plan *plan, struct chance *chance, unsigned kills) {
+    static const uint64_t journals[] = {65536, 65536, 262144, 4 << 20};
+    const bool zlib = km__zlib_available();
+    *plan = (struct plan){.kills = kills, .is_object = chance_percent(chance, 40)};
+    plan->keeper = plan->is_object ? (enum keeper)chance_below(chance, 3) : KEEPER_NOBODY;
+    plan->kind = (enum teller_kind)chance_below(chance, 3);
+    plan->grows = chance_percent(chance, 50);
+    plan->options = (struct km_options){
+        .struct_size = sizeof plan->options,
+        .max_size = plan->grows ? BANK_MAX_SIZE : 0,
+        .journal_size = journals[chance_below(chance, 4)],
+        .checksum = chance_percent(chance, 80)           ? KM_CHECKSUM_CRC32C
+                    : zlib && chance_percent(chance, 50) ? KM_CHECKSUM_CRC32
+                                                         : KM_CHECKSUM_NONE,
+        .flags =
+            (zlib && chance_percent(chance, 25) ? KM_COMPRESS : 0) | (chance_percent(chance, 25) ? KM_FULL_PAGES : 0),
+    };
+}
+
+static void tell_counts(void) {
+    fprintf(stderr,
+            "# %u killed: %u at any moment, %u stopped first, %u before or after a call of the system, %u with all "
+            "others\n",
+            count_kills(), counts.manner[BLIND], counts.manner[STOPPED_FIRST], counts.manner[AT_A_CALL],
+            counts.manner[ALL_AT_ONCE]);
+    fprintf(stderr, "# %-28s %9s %9s\n", "looked at, holding", "killed", "stopped");
+    for (unsigned i = 0; i < STRIKE_HOLDS; i++)
+        fprintf(stderr, "#   %-26s %9u %9u\n", strike_names[i], counts.killed[i], counts.stopped[i]);
+    fprintf(stderr, "# %u stopped by SIGSTOP, %u recoveries after the death of all, %u died recovering\n", counts.stops,
+            counts.recoveries, counts.died_recovering);
+    fprintf(stderr, "# %u rounds, %u with objects, which lived and ended %u times\n", counts.rounds, counts.objects,
+            counts.lives - (counts.rounds - counts.objects));
+    fprintf(stderr,
+            "# %llu commits, %llu aborts, %llu steps of growth, %llu snapshots, %llu waits, %llu verifications, %llu "
+            "copies, "
+            "%llu opens\n",
+            (unsigned long long)counts.commits, (unsigned long long)counts.aborts, (unsigned long long)counts.steps,
+            (unsigned long long)counts.snapshots, (unsigned long long)counts.waits,
+            (unsigned long long)counts.verifications, (unsigned long long)counts.copies,
+            (unsigned long long)counts.opens);
+}
+
+/* ---- tests ------------------------------------------------------------------------------------------------------- */
+
+static void kill_in_a_file(enum teller_kind kind) {
+    const struct plan plan = {
+        .kind = kind, .kills = KILLS, .options = {.struct_size = sizeof plan.options, .journal_size = 65536}};
+    run_round(&plan);
 }
 
 static void no_kill_breaks_or_loses_a_durable_commit(void **state) {
     (void)state;
-    kill_at_random(0, "durable");
+    kill_in_a_file(TELLER_DURABLE);
 }
 
 static void no_kill_breaks_or_loses_a_lazy_commit(void **state) {
     (void)state;
-    kill_at_random(KM_LAZY, "lazy");
+    kill_in_a_file(TELLER_LAZY);
+}
+
+static unsigned minutes(void) {
+    const char *given = getenv("KEEPMAP_MINUTES");
+    return given == NULL ? 0 : (unsigned)strtoul(given, NULL, 10);
+}
+
+static void no_kill_breaks_or_loses_a_commit_whatever_the_map(void **state) {
+    (void)state;
+    struct chance chance = {chance_mix(chance_seed(), 77)};
+    const double end = scratch_now_s() + 60.0 * minutes();
+    for (unsigned round = 0; minutes() > 0 ? scratch_now_s() < end : round < SHORT_ROUNDS; round++) {
+        struct plan plan;
+        choose_plan(&plan, &chance, minutes() > 0 ? LONG_KILLS : SHORT_KILLS);
+        plan.is_object = round == 0 || plan.is_object; /* a short run has one of them at least */
+        run_round(&plan);
+    }
+    tell_counts();
+    for (unsigned i = 0; strike_is_possible() && i <= STRIKE_PIN; i++)
+        assert_true(counts.killed[i] > 0 && counts.stopped[i] > 0);
 }
 
 int main(int count, char **arguments) {
-    if (count == 6) {
-        return worker_main(arguments);
-    }
-    scratch_time_limit(2 * (unsigned)TIME_LIMIT_S + 60);
+    if (count == TELLER_ARGUMENTS)
+        return teller_main(arguments);
+    scratch_time_limit(60 * minutes() + 550);
+    objects_start();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_kill_breaks_or_loses_a_durable_commit),
         cmocka_unit_test(no_kill_breaks_or_loses_a_lazy_commit),
+        cmocka_unit_test(no_kill_breaks_or_loses_a_commit_whatever_the_map),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

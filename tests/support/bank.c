@@ -19,6 +19,7 @@
 
 struct head {
     uint64_t commits;
+    uint64_t grown_sum;
 };
 
 struct record {
@@ -58,6 +59,19 @@ static uint64_t *area_page_of(void *data, uint32_t writer, uint32_t page) {
     return (uint64_t *)(void *)((char *)data + (first + page) * KM_PAGE_SIZE);
 }
 
+static uint64_t *grown_page_of(void *data, uint64_t page) {
+    return (uint64_t *)(void *)((char *)data + BANK_SIZE + page * KM_PAGE_SIZE);
+}
+
+static uint64_t grown_pages(uint64_t size) {
+    return (size - BANK_SIZE) / KM_PAGE_SIZE;
+}
+
+/* What a page of a step adds to the head's sum. */
+static uint64_t grown_part(uint64_t page, uint64_t number) {
+    return number == 0 ? 0 : chance_mix(~page, number);
+}
+
 static uint64_t page_word(uint64_t base, size_t word) {
     return base + word * UINT64_C(0x9e3779b97f4a7c15);
 }
@@ -79,6 +93,15 @@ struct bank_ledger *bank_ledger_map(const char *path, bool create) {
 
 void bank_ledger_unmap(struct bank_ledger *ledger) {
     munmap(ledger, sizeof *ledger);
+}
+
+void bank_ledger_forget(struct bank_ledger *ledger) {
+    for (uint32_t writer = 0; writer < BANK_WRITERS; writer++) {
+        atomic_store(&ledger->writers[writer].attempted, 0);
+        atomic_store(&ledger->writers[writer].acknowledged, 0);
+        atomic_store(&ledger->writers[writer].seen, 0);
+    }
+    atomic_store(&ledger->generation_seen, 0);
 }
 
 static void raise_to(_Atomic uint64_t *word, uint64_t value) {
@@ -119,23 +142,35 @@ static void fill_first_state(void *data) {
     }
 }
 
-int bank_create(const char *path, uint64_t journal_size, uint32_t flags) {
-    km_map *map = NULL;
-    const struct km_options options = {.struct_size = sizeof options,
-                                       .size = BANK_SIZE,
-                                       .journal_size = journal_size,
-                                       .flags = KM_CREATE | KM_EXCLUSIVE | flags};
-    int result = km_open(&map, path, &options);
+int bank_create_open(km_map **map, const char *target, const struct km_options *options) {
+    struct km_options all = *options;
+    all.size = BANK_SIZE;
+    all.flags |= KM_CREATE | KM_EXCLUSIVE;
+    *map = NULL;
+    int result = km_open(map, target, &all);
     if (result != 0) {
         return result;
     }
-    result = km_begin(map, KM_WRITE);
+    result = km_begin(*map, KM_WRITE);
     if (result == 0) {
-        fill_first_state(km_data(map));
-        result = km_commit(map);
+        result = (all.flags & KM_DECLARED) != 0 ? km_touch(*map, 0, BANK_SIZE) : 0;
     }
-    const int closed = km_close(map);
-    return result != 0 ? result : closed;
+    if (result == 0) {
+        fill_first_state(km_data(*map));
+        result = km_commit(*map);
+    }
+    if (result != 0) {
+        (void)km_close(*map);
+        *map = NULL;
+    }
+    return result;
+}
+
+int bank_create(const char *path, uint64_t journal_size, uint32_t flags) {
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options, .journal_size = journal_size, .flags = flags};
+    const int result = bank_create_open(&map, path, &options);
+    return result != 0 ? result : km_close(map);
 }
 
 /* ---- checking ---------------------------------------------------------------------------------------------------- */
@@ -165,13 +200,38 @@ static int check_area(struct bank_worker *worker, void *data, uint32_t writer) {
     return 0;
 }
 
+/* A page beyond the first size: zeros, or what some commit made of all of it. */
+static int check_grown(struct bank_worker *worker, void *data, uint64_t pages) {
+    uint64_t sum = 0;
+    for (uint64_t page = 0; page < pages; page++) {
+        const uint64_t *words = grown_page_of(data, page);
+        const uint64_t base = chance_mix(~page, words[0]);
+        for (size_t word = 1; word < PAGE_WORDS; word++) {
+            if (words[word] != (words[0] == 0 ? 0 : page_word(base, word))) {
+                return wrong(worker, "grown page %llu: word %zu does not belong to commit %llu",
+                             (unsigned long long)page, word, (unsigned long long)words[0]);
+            }
+        }
+        sum += grown_part(page, words[0]);
+    }
+    if (sum != head_of(data)->grown_sum) {
+        return wrong(worker, "of %llu grown pages one is of another commit", (unsigned long long)pages);
+    }
+    return 0;
+}
+
 static int check_data(struct bank_worker *worker, void *data, uint64_t size, uint64_t generation) {
-    if (size != BANK_SIZE) {
+    if (size < BANK_SIZE || size > BANK_MAX_SIZE || (size - BANK_SIZE) % (BANK_STEP_PAGES * KM_PAGE_SIZE) != 0) {
         return wrong(worker, "the size is %llu", (unsigned long long)size);
     }
-    if (head_of(data)->commits != generation) {
-        return wrong(worker, "generation %llu shows the data of commit %llu", (unsigned long long)generation,
-                     (unsigned long long)head_of(data)->commits);
+    const uint64_t pages = grown_pages(size);
+    if (head_of(data)->commits + pages / BANK_STEP_PAGES != generation) {
+        return wrong(worker, "generation %llu shows the data of commit %llu after %llu steps",
+                     (unsigned long long)generation, (unsigned long long)head_of(data)->commits,
+                     (unsigned long long)(pages / BANK_STEP_PAGES));
+    }
+    if (check_grown(worker, data, pages) != 0) {
+        return 1;
     }
     uint64_t total = 0;
     for (uint64_t account = 0; account < ACCOUNTS; account++) {
@@ -278,12 +338,36 @@ static int rewrite_area(struct bank_worker *worker, void *data, uint64_t number)
     return 0;
 }
 
+/* One of the pages that the map has grown by. */
+static int rewrite_grown(struct bank_worker *worker, void *data) {
+    struct head *head = head_of(data);
+    const uint64_t pages = grown_pages(km_size(worker->map));
+    if (pages == 0 || !chance_percent(&worker->chance, 30)) {
+        return 0;
+    }
+    const uint64_t page = chance_below(&worker->chance, pages);
+    uint64_t *words = grown_page_of(data, page);
+    if (touch(worker, words, KM_PAGE_SIZE) != 0) {
+        return 1;
+    }
+    head->grown_sum += grown_part(page, head->commits) - grown_part(page, words[0]);
+    const uint64_t base = chance_mix(~page, head->commits);
+    words[0] = head->commits;
+    for (size_t word = 1; word < PAGE_WORDS; word++) {
+        words[word] = page_word(base, word);
+    }
+    return 0;
+}
+
 static int store_all(struct bank_worker *worker, void *data, uint64_t number) {
     struct head *head = head_of(data);
     if (touch(worker, head, sizeof *head) != 0) {
         return 1;
     }
     head->commits++;
+    if (rewrite_grown(worker, data) != 0) {
+        return 1;
+    }
     return move_money(worker, data) != 0 || rewrite_area(worker, data, number) != 0;
 }
 
@@ -364,4 +448,79 @@ int bank_verify(struct bank_worker *worker) {
                      (unsigned long long)report.headers_damaged, report.digest_matches == 1 ? "right" : "wrong");
     }
     return 0;
+}
+
+int bank_grow(struct bank_worker *worker) {
+    int result = km_begin(worker->map, KM_READ);
+    if (result != 0) {
+        return refused(worker, "km_begin(KM_READ)", result);
+    }
+    const uint64_t size = km_size(worker->map) + (uint64_t)BANK_STEP_PAGES * KM_PAGE_SIZE;
+    result = km_abort(worker->map);
+    if (result == 0 && size <= BANK_MAX_SIZE) {
+        result = km_grow(worker->map, size);
+        atomic_fetch_add(&worker->ledger->steps, result == 0);
+    }
+    /* Others may have taken this step and the next one meanwhile. */
+    return result == 0 || result == KM_ESIZE ? 0 : refused(worker, "km_grow", result);
+}
+
+int bank_wait(struct bank_worker *worker, uint32_t timeout_ms) {
+    const uint64_t after = km_generation(worker->map);
+    uint64_t now = 0;
+    const int result = km_wait(worker->map, after, timeout_ms, &now);
+    if (result == KM_ETIMEOUT) {
+        return 0;
+    }
+    if (result != 0) {
+        return refused(worker, "km_wait", result);
+    }
+    if (now <= after) {
+        return wrong(worker, "km_wait for more than %llu ended at %llu", (unsigned long long)after,
+                     (unsigned long long)now);
+    }
+    raise_to(&worker->ledger->generation_seen, now);
+    atomic_fetch_add(&worker->ledger->waits, 1);
+    return 0;
+}
+
+/* The copy at `path` holds the bank, is what was promised before it was made, and is removed. */
+static int check_copy(struct bank_worker *worker, const char *path, const struct promises *promises) {
+    struct bank_worker copy = {.ledger = worker->ledger};
+    const struct km_options options = {.struct_size = sizeof options,
+                                       .flags = chance_percent(&worker->chance, 50) ? KM_READONLY : 0};
+    int result = km_open(&copy.map, path, &options);
+    if (result != 0) {
+        return refused(worker, "km_open of a copy", result);
+    }
+    result = km_begin(copy.map, KM_READ);
+    bool good = result == 0;
+    if (good) {
+        void *data = km_data(copy.map);
+        const uint64_t generation = km_generation(copy.map);
+        good = check_data(&copy, data, km_size(copy.map), generation) == 0 &&
+               check_promises(&copy, data, generation, promises, false) == 0;
+        (void)km_abort(copy.map);
+    }
+    good = good && bank_verify(&copy) == 0;
+    const int closed = km_close(copy.map);
+    remove(path);
+    if (result != 0 || closed != 0) {
+        return refused(worker, "using a copy", result != 0 ? result : closed);
+    }
+    return good ? 0 : wrong(worker, "a copy: %.480s", copy.why);
+}
+
+int bank_copy(struct bank_worker *worker, const char *path) {
+    struct promises promises = {0};
+    if (access(path, F_OK) == 0 && check_copy(worker, path, &promises) != 0) {
+        return 1;
+    }
+    read_promises(worker->ledger, &promises);
+    const int result = km_copy(worker->map, path);
+    if (result != 0) {
+        return refused(worker, "km_copy", result);
+    }
+    atomic_fetch_add(&worker->ledger->copies, 1);
+    return check_copy(worker, path, &promises);
 }
