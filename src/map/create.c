@@ -239,6 +239,8 @@ static int fill(struct os_file *file, const char *path, const struct km_options 
     int result = raw ? km__raw_create(file, options, path) : km__create_empty(file, header);
     if (result == 0 && length > 0)
         result = km__copy_from(file, header, from, length);
+    if (result == 0 && raw)
+        result = km__raw_refuse_maps(file, options->size, path);
     if (result != 0)
         return result;
     return raw ? os_file_sync(file) : km__create_headers(file, header);

@@ -220,6 +220,8 @@ bool km__live_is_abandoned(km_map *map, const struct km__header *header, bool li
 
 /* ---- raw.c ---- */
 int km__raw_create(struct os_file *file, const struct km_options *options, const char *path);
+/** KM_EINVAL if the file, `size` bytes long, is a map. */
+int km__raw_refuse_maps(struct os_file *file, uint64_t size, const char *path);
 int km__raw_attach(km_map *map);
 int km__raw_refuse(km_map *map, const char *what); /* KM_EUNSUPPORTED: `what` needs more than bytes */
 

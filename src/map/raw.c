@@ -7,7 +7,8 @@
  *  - SLOT + i of a handle that may write, so that such handles can be counted. There is no slot behind it.
  *
  * A file that is a keepmap map is refused for writing: stores to it would go around the header, the journal and
- * everybody's views, and the next to open it would find it damaged.
+ * everybody's views, and the next to open it would find it damaged. The bytes of a map are refused for a new file, too,
+ * and before it has its name: it could not be opened, and would be left behind.
  */
 #include <string.h>
 
@@ -25,13 +26,13 @@ int km__raw_create(struct os_file *file, const struct km_options *options, const
 }
 
 /* By the mark of either header slot: a map is one as long as one of them is good. */
-static int refuse_maps(km_map *map, uint64_t size) {
+int km__raw_refuse_maps(struct os_file *file, uint64_t size, const char *path) {
     bool marked = false;
     int result = 0;
-    for (uint64_t slot = KM__SLOT_A; slot <= KM__SLOT_B && !map->read_only && result == 0; slot += KM__SLOT_B) {
+    for (uint64_t slot = KM__SLOT_A; slot <= KM__SLOT_B && result == 0; slot += KM__SLOT_B) {
         char magic[8] = {0};
         if (size >= slot + sizeof magic)
-            result = os_file_read(map->file, slot, magic, sizeof magic);
+            result = os_file_read(file, slot, magic, sizeof magic);
         marked = marked || memcmp(magic, KM__MAGIC, sizeof magic) == 0;
     }
     if (result != 0 || !marked)
@@ -39,7 +40,7 @@ static int refuse_maps(km_map *map, uint64_t size) {
     return km__error(KM_EINVAL,
                      "%s: it is a keepmap map, and raw stores would damage it: open it without KM_RAW, or with "
                      "KM_READONLY",
-                     map->path);
+                     path);
 }
 
 static int take_slot(km_map *map) {
@@ -60,8 +61,8 @@ int km__raw_attach(km_map *map) {
     if (result == 0 && size == 0)
         result = km__error(KM_EEMPTY, "%s: the file is empty, so there is nothing to map: give it some bytes first",
                            map->path);
-    if (result == 0)
-        result = refuse_maps(map, size);
+    if (result == 0 && !map->read_only)
+        result = km__raw_refuse_maps(map->file, size, map->path);
     if (result == 0 && !map->read_only)
         result = take_slot(map);
     if (result == 0)

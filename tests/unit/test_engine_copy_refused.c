@@ -218,6 +218,26 @@ static void a_source_that_is_gone_is_no_copy(void **state) {
     }
 }
 
+/* They could not be opened as raw bytes. */
+static void the_bytes_of_a_map_make_no_raw_file(void **state) {
+    (void)state;
+    const char *directory = fresh_directory("raw");
+    const char *from = scratch_path("raw/map.km"), *path = scratch_path("raw/bytes");
+    must(km_close(check_open(from, 5 * KM_PAGE_SIZE, KM_CREATE)));
+    struct scratch_image map_bytes = scratch_load(from);
+    for (int torn = 0; torn < 2; torn++) {
+        km_map *map = NULL;
+        const struct km_options options = {
+            .struct_size = sizeof options, .mode = KM_RAW, .flags = KM_CREATE, .from = from};
+        must_fail(km_open(&map, path, &options), KM_EINVAL);
+        assert_null(map);
+        assert_int_equal(entries_of(directory), 1);
+        assert_true(torn || scratch_equals(from, &map_bytes));
+        scratch_write(from, KM__SLOT_A, "nothing!", 8); /* the other slot's mark is enough */
+    }
+    scratch_release(&map_bytes);
+}
+
 int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
@@ -230,6 +250,7 @@ int main(void) {
         cmocka_unit_test(a_write_transaction_is_not_copied),
         cmocka_unit_test(features_that_are_not_known_are_not_copied_blindly),
         cmocka_unit_test(a_source_that_is_gone_is_no_copy),
+        cmocka_unit_test(the_bytes_of_a_map_make_no_raw_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
