@@ -421,8 +421,8 @@ struct km_report {
     uint64_t headers_damaged; /**< 0, 1 or 2 */
     uint64_t generation;      /**< newest commit that was checked */
     uint64_t digest;          /**< sum over the stored checksums of all pages at the checkpoint */
-    uint32_t digest_matches;  /**< 1: the header says the same, so the checksums are those that were written; live:
-                               *   also while it is not sealed */
+    uint32_t digest_matches;  /**< 1: the header says the same, and the newest commit what follows from it, so the
+                               *   checksums are those that were written; live: also while it is not sealed */
     uint64_t pages_changed;   /**< live: pages changed since the last seal, or during it: in use, or its users died */
 };
 

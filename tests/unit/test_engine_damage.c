@@ -5,6 +5,8 @@
  */
 #include <signal.h>
 
+#include "format/checksum.h"
+#include "format/header.h"
 #include "support/chance.h"
 #include "support/check.h"
 #include "support/scratch.h"
@@ -245,6 +247,40 @@ static int commit_three_and_die(void *context) {
     return 0;
 }
 
+/* A page that no frame touches, its checksum and the digest in both header slots: only the frames tell of what was. */
+static void a_page_changed_with_its_checksum_and_the_header_contradicts_the_newest_commit(void **state) {
+    (void)state;
+    char *path = scratch_path("forged.km");
+    km_map *map;
+    const struct km_options options = {
+        .struct_size = sizeof options, .size = SIZE, .flags = KM_CREATE | KM_EXCLUSIVE, .journal_size = 262144};
+    must(km_open(&map, path, &options));
+    must(km_close(map));
+    assert_int_equal(check_in_child(commit_three_and_die, path, 20), -SIGKILL);
+    struct km_report report;
+    map = check_open(path, 0, KM_READONLY);
+    verify(map, &report);
+    assert_int_equal(report.digest_matches, 1);
+    assert_int_equal(report.frames, 3);
+
+    struct km__header header = scratch_header(path);
+    unsigned char page[KM_PAGE_SIZE] = "forged";
+    const uint32_t stored = km__checksum_page(header.checksum_kind, page);
+    scratch_write(path, header.data_offset + 15 * KM_PAGE_SIZE, page, sizeof page);
+    scratch_write(path, header.table_offset + 15 * sizeof stored, &stored, sizeof stored);
+    header.digest = km__digest_mix(15, stored); /* home is empty */
+    km__header_seal(&header);
+    scratch_write(path, KM__SLOT_A, &header, sizeof header);
+    scratch_write(path, KM__SLOT_B, &header, sizeof header);
+    const struct findings findings = verify(map, &report);
+    assert_int_equal(report.pages_damaged + report.frames_damaged + report.headers_damaged, 0);
+    assert_int_equal(report.digest_matches, 0);
+    assert_int_equal(findings.journal, 1);
+    assert_int_equal(findings.last.generation, 3);
+    must_fail(km_copy(map, scratch_path("forged.copy")), KM_EJOURNAL);
+    must(km_close(map));
+}
+
 /* The second of three durable commits rots: what follows it says that it was durable, so this is damage, not a torn
  * end. */
 static void a_rotten_durable_commit_is_damage_and_no_older_state(void **state) {
@@ -340,6 +376,7 @@ int main(void) {
         cmocka_unit_test(a_map_without_checksums_checks_no_page),
         cmocka_unit_test(one_damaged_header_slot_is_survived_and_named),
         cmocka_unit_test(a_flipped_bit_in_a_frame_is_found_and_named),
+        cmocka_unit_test(a_page_changed_with_its_checksum_and_the_header_contradicts_the_newest_commit),
         cmocka_unit_test(a_rotten_durable_commit_is_damage_and_no_older_state),
         cmocka_unit_test(a_commit_to_a_rotten_page_is_refused),
         cmocka_unit_test(a_checkpoint_does_not_launder_a_page_that_rots_under_it),
