@@ -167,7 +167,7 @@ test-fuzz: ## look for inputs that break something, for SECONDS in all
 	@$(FUZZ_MAKE) fuzzers
 	@BUILD=$(FUZZ_BUILD) SECONDS_IN_ALL=$(SECONDS) tests/fuzz/run
 
-fuzzers: $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(FUZZ_SOURCES)) # by test-fuzz, which sets CC and SANITIZE
+fuzzers: $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(FUZZ_SOURCES)) $(REPLAY_PROGRAMS) # by test-fuzz, which sets CC and SANITIZE
 
 sanitize: ## run the tests under the address, undefined-behaviour and thread sanitizers
 	@tests/install-packages $(SANITIZE_PACKAGES)
