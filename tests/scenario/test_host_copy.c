@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Scenarios of the host: the file of a map in use is copied piece by piece, as `cp` does, beside commits and checkpoints.
- * Such a copy mixes several moments. It may be refused or found damaged; what is called sound must be one commit, whole.
+ * Scenarios of the host: the file of a map in use is copied piece by piece, as `cp` does, beside commits and
+ * checkpoints. Such a copy mixes several moments. It may be refused or found damaged; what is called sound must be one
+ * commit, whole.
  */
 #include <fcntl.h>
 #include <stdbool.h>
