@@ -17,6 +17,7 @@
  *   NO_REREAD           the reader does not read the header again after it has its lock
  *   LET_GO_FIRST        it lets go of its old generation before it locks the new one
  *   LOCK_VISIBLE        in the transaction it holds on to the generation it shows, though that may not be durable
+ *   DURABLE_LATE        what was durable it learns behind its last look at the epoch
  *   STICKY_VIEW         it keeps its view when a session has begun or ended
  *   EPOCH_LATE          the first to attach locks its slot before it clears the epoch
  *   EPOCH_FIRST         it stores the new epoch before the words
@@ -152,6 +153,9 @@ begin:
         atomic { next = generation[v]; safe = next; to = 0; vis = 0; dur = 0; e = 0 }
 #else
         atomic {
+#ifdef DURABLE_LATE
+            dur = durable;
+#endif
             next = (e != 0 -> MAX(g, MIN(generation[v], dur)) : MAX(g, to));
             safe = next; to = 0; vis = 0; dur = 0; e = 0
         }

@@ -26,6 +26,7 @@
  *   FROM_END        the stretch starts where frame `durable` ends, not where the next one starts: with a wrap between
  *                   the two it can look as if it did not wrap
  *   GEOMETRY_FIRST  a reader looks how long the ring is before it learns how far to walk
+ *   TOLD_LATE       control is told of the longer ring after the frame that lies there
  *   ONE_SLOT_GROWN  the new part is used when one slot says that it is there
  *   STALE_GEOMETRY  the checkpointer writes slots with the length that it knew when it attached
  * Not needed (a run with it finds no error; README.md says why it stays):
@@ -209,7 +210,9 @@ retry:
 #ifndef ONE_SLOT_GROWN
             write_slot(newest_at, L2);
 #endif
+#ifndef TOLD_LATE
             ring = L2;
+#endif
             atomic { checkpoint_lock = 0; units = L2; goto retry }
         fi;
         atomic {
@@ -243,6 +246,9 @@ retry:
         :: skip
         fi;
         atomic { appended++; path[appended] = frames; size = 0 }
+#ifdef TOLD_LATE
+        ring = newest_ring;
+#endif
         writer_lock = 0
         } unless {
             atomic { dies ->

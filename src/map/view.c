@@ -26,7 +26,8 @@
  *  V6 After a refresh each page that it touched must match the stored checksum of the last frame that touched it.
  *  V7 [model: read_only] A handle without write permission locks READER + a generation that was durable, not the
  *     one that it shows: a generation that was only visible can come back with other bytes after everybody died, be
- *     checkpointed, and change home under a lock of the same number.
+ *     checkpointed, and change home under a lock of the same number. What was durable it learns between its two looks
+ *     at the epoch (O4): behind the second one that could be the word of the next session.
  *  V8 A handle that has never written has no image of a patched page but the view, where its program may have stored
  *     outside a transaction. Before it speaks of damage it starts anew, once, from home and the frames alone (V3):
  *     otherwise a mistake of the program is told as one of the disk, and a sound map given up for a copy.
@@ -378,12 +379,13 @@ static int read_only_try(km_map *map) {
     } else if (result == 0) {
         result = refresh_to_end(map, header, started_anew);
     }
+    /* V7. Before the last look: behind it a session can come whose words are about another history. */
+    const uint64_t durable = before.live ? km__load(&map->control->durable) : header->target;
     const int looked = session_look(map, &after); /* O4 */
     if (looked != 0 || after.live != before.live || after.epoch != before.epoch) {
         map->stale = true;
         return looked != 0 ? looked : 1;
     }
-    const uint64_t durable = before.live ? km__load(&map->control->durable) : header->target;
     map->reader_floor = map->cursor.generation < durable ? map->cursor.generation : durable;
     if (result == 0 && map->reader_floor > map->reader_generation)
         result = reader_move(map, map->reader_floor);

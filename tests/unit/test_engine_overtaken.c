@@ -5,7 +5,7 @@
  * that syncs, by another one's sync that fails.
  *
  * This program has an fcntl() of its own, through which all locks are taken, and which can let the others go first just
- * before a chosen lock; and a pread(), which can let them go on once header slots have been read.
+ * before a chosen lock, or look at the slots; and a pread(), which can let them go on once header slots have been read.
  */
 #include <dlfcn.h>
 #include <fcntl.h>
@@ -25,7 +25,12 @@ static void (*overtake)(void); /* called before the lock that the count below co
 static unsigned locks_to_go;
 static short locks_kind = F_RDLCK;
 
+static void (*during_look)(void); /* called before the look at the slots that the count below comes down to */
+static unsigned looks_to_go;
+
 static void before_lock(int command, const struct flock *lock) {
+    if (looks_to_go > 0 && command == F_OFD_GETLK && lock->l_start == (off_t)KM__SLOT_LOCKS && --looks_to_go == 0)
+        during_look();
     if (locks_to_go == 0 || command != F_OFD_SETLK || lock->l_type != locks_kind || lock->l_len != 1)
         return;
     if (--locks_to_go == 0)
@@ -226,6 +231,37 @@ static void a_reader_whose_session_ends_meanwhile_looks_again(void **state) {
     must(km_close(reader));
 }
 
+static void say_durable(void) {
+    atomic_store(&writer->control->durable, 1);
+}
+
+/* The session dies right behind the reader's last look at it. Its commit is lost, as it was not durable; the next
+ * session makes another of the same number, and brings home to it. */
+static void a_reader_holds_no_number_that_the_next_session_called_durable(void **state) {
+    (void)state;
+    const char *path = scratch_path("next.km");
+    static const unsigned char zeros[4096];
+    writer = check_open(path, 100000, KM_CREATE | KM_LAZY);
+    km_map *reader = check_open(path, 0, KM_READONLY);
+    check_commit_fill(writer, 0, 1, 100);
+    during_look = say_durable;
+    looks_to_go = 2;
+    must(km_begin(reader, KM_READ));
+    assert_int_equal(looks_to_go, 0);
+    assert_int_equal(km_generation(reader), 1);
+    os_locks_close(writer->locks);
+    writer->locks = NULL;
+    scratch_write(path, writer->header.journal_offset, zeros, sizeof zeros);
+    km_map *next = check_open(path, 0, 0);
+    check_commit_fill(next, 8192, 2, 100);
+    assert_int_equal(km_generation(next), 1);
+    must(km_checkpoint(next));
+    assert_int_equal(*(const unsigned char *)km_data(reader), 1);
+    assert_int_equal(((const unsigned char *)km_data(reader))[8192], 0);
+    must(km_close(reader));
+    must(km_close(next));
+}
+
 /* Another handle had SYNC, and its sync failed: what it covered, this one must not take for durable. */
 static void fail_a_sync(void) {
     atomic_store(&writer->control->failed, 1);
@@ -251,6 +287,7 @@ int main(void) {
         cmocka_unit_test(a_reader_that_moves_its_lock_is_never_without_one),
         cmocka_unit_test(a_view_that_starts_anew_loses_no_frame_to_who_goes_on),
         cmocka_unit_test(a_reader_whose_session_ends_meanwhile_looks_again),
+        cmocka_unit_test(a_reader_holds_no_number_that_the_next_session_called_durable),
         cmocka_unit_test(a_syncer_that_finds_the_map_poisoned_syncs_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
