@@ -41,7 +41,7 @@
  *     be the end of the map.
  * O13 A damaged slot may have said "in progress", and home be a mixture: recovery writes it anew as "in progress" to
  *     the last frame. Otherwise verify, which compares home with the table where no checkpoint is under way, calls
- *     good pages damaged.
+ *     good pages damaged. For the same reason the table is mended as if one had been under way.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -101,6 +101,14 @@ static uint64_t slot_on_disk(km_map *map, const struct km__header *newest) {
                                    : 0;
 }
 
+/* O13: what counts, with the most that a damaged slot may have said. */
+static struct km__header feared_header(const struct km__slots *slots, const struct km__cursor *end) {
+    struct km__header header = slots->slot[slots->chosen];
+    if (slots->result[1 - slots->chosen] != 0 && header.target < end->generation)
+        header.target = end->generation;
+    return header;
+}
+
 /* O2: the same bytes again, so that a sync means something. */
 static int write_again(km_map *map, struct km__slots *slots, const struct km__cursor *end, uint64_t kept) {
     const int other = 1 - slots->chosen;
@@ -114,9 +122,7 @@ static int write_again(km_map *map, struct km__slots *slots, const struct km__cu
         if (result == 0)
             result = km__slots_write_again(map, slots, other);
     } else { /* damaged, or older: `checkpointed` is published only with both slots there (C8), as are places (G6) */
-        struct km__header same = slots->slot[slots->chosen];
-        if (slots->result[other] != 0 && same.target < end->generation)
-            same.target = end->generation; /* O13 */
+        const struct km__header same = feared_header(slots, end);
         result = km__slots_store(map, slots, &same);
     }
     struct km__cursor cursor = km__header_cursor(&slots->slot[slots->chosen]);
@@ -155,8 +161,9 @@ static int rebuild(km_map *map, struct km__slots *slots) {
     km__control_clear(control, 0, kept);
     atomic_store(&control->header_durable, slot_kept);
     km__control_note_boot(control);
+    const struct km__header feared = feared_header(slots, &end);
     if (!clean)
-        result = km__table_mend(map, &slots->slot[slots->chosen]);
+        result = km__table_mend(map, &feared);
     if (result == 0)
         result = km__guard_check(map); /* O10 */
     if (result == 0 && !clean)
