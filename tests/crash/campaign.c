@@ -16,6 +16,7 @@
 
 #define IMAGES_DEFAULT 60000u
 #define WORKERS_MOST 64u
+#define SEEDS_A_WORKER 20u
 
 /* Shared by the processes. */
 struct campaign {
@@ -72,12 +73,14 @@ void campaign_image(enum campaign_count images, enum os_sim_policy policy) {
     campaign_add((enum campaign_count)(COUNT_POLICY_NOTHING + (int)policy), 1);
 }
 
-void campaign_count_slots(const char *path, enum os_sim_policy policy) {
+bool campaign_count_slots(const char *path, enum os_sim_policy policy) {
     struct km__header slots[2];
     if (!os_sim_read(path, 0, slots, sizeof slots))
-        return;
-    if (km__header_check(&slots[0], NULL, 0) != 0 || km__header_check(&slots[1], NULL, 0) != 0)
-        campaign_add(policy == OS_SIM_GARBLED ? COUNT_NOISY_SLOTS : COUNT_TORN_SLOTS, 1);
+        return false;
+    if (km__header_check(&slots[0], NULL, 0) == 0 && km__header_check(&slots[1], NULL, 0) == 0)
+        return true;
+    campaign_add(policy == OS_SIM_GARBLED ? COUNT_NOISY_SLOTS : COUNT_TORN_SLOTS, 1);
+    return false;
 }
 
 void campaign_broken(uint64_t seed, uint64_t where, const char *format, ...) {
@@ -102,10 +105,15 @@ static uint64_t all_images(void) {
            campaign_total(COUNT_IMAGES_FAILURES);
 }
 
-/* Seeds are given out in order, so that all up to some seed are run, whichever worker runs them. */
+static bool is_done(enum campaign_count images, uint64_t wanted) {
+    return campaign_total(images) >= wanted || atomic_load(&campaign->stop);
+}
+
+/* Seeds are given out in order, so that all up to some seed are run, whichever worker runs them. A worker ends after
+ * some of them: what dead handles keep is given back with it. */
 static void work(unsigned worker, campaign_script *script, enum campaign_count images, uint64_t wanted) {
     is_worker = true;
-    while (campaign_total(images) < wanted && !atomic_load(&campaign->stop)) {
+    for (unsigned i = 0; i < SEEDS_A_WORKER && !is_done(images, wanted); i++) {
         const uint64_t seed = atomic_fetch_add(&campaign->next, 1);
         atomic_store(&campaign->at[worker], seed);
         script(seed);
@@ -113,29 +121,23 @@ static void work(unsigned worker, campaign_script *script, enum campaign_count i
     _exit(0);
 }
 
-/* Wait for all; the number of those that did not end well. */
-static unsigned wait_for_workers(const pid_t *ids, unsigned count) {
-    unsigned bad = 0;
-    for (unsigned left = count; left > 0;) {
-        int status = 0;
-        const pid_t id = wait(&status);
-        assert_true(id > 0);
-        for (unsigned i = 0; i < count; i++) {
-            if (ids[i] != id)
-                continue;
-            left--;
-            if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
-                continue;
-            atomic_store(&campaign->stop, true);
-            bad++;
-            print_error("worker %u %s %d at seed %llu: repeat with KEEPMAP_SEED=%llu, alone\n", i,
-                        WIFEXITED(status) ? "ended with" : "died of signal",
-                        WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status),
-                        (unsigned long long)atomic_load(&campaign->at[i]),
-                        (unsigned long long)atomic_load(&campaign->at[i]));
-        }
-    }
-    return bad;
+/* Whether a worker has ended well; otherwise the others end after the script that they are at. */
+static bool ended_well(unsigned worker, int status) {
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0)
+        return true;
+    const unsigned long long seed = atomic_load(&campaign->at[worker]);
+    atomic_store(&campaign->stop, true);
+    print_error("worker %u %s %d at seed %llu: repeat with KEEPMAP_SEED=%llu, alone\n", worker,
+                WIFEXITED(status) ? "ended with" : "died of signal",
+                WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status), seed, seed);
+    return false;
+}
+
+static unsigned worker_of(const pid_t *ids, unsigned count, pid_t id) {
+    unsigned worker = 0;
+    while (worker < count && ids[worker] != id)
+        worker++;
+    return worker;
 }
 
 void campaign_run(campaign_script *script, enum campaign_count images, unsigned percent) {
@@ -146,15 +148,30 @@ void campaign_run(campaign_script *script, enum campaign_count images, unsigned 
     }
     const long cores = sysconf(_SC_NPROCESSORS_ONLN);
     const unsigned count = cores < 1 ? 1 : cores > (long)WORKERS_MOST ? WORKERS_MOST : (unsigned)cores;
-    pid_t ids[WORKERS_MOST];
+    pid_t ids[WORKERS_MOST] = {0};
+    unsigned running = 0;
+    bool good = true;
     atomic_store(&campaign->next, first);
-    atomic_store(&campaign->stop, false);
-    for (unsigned i = 0; i < count; i++) {
-        ids[i] = workers_fork((unsigned)(600 + wanted / 100));
-        if (ids[i] == 0)
-            work(i, script, images, wanted);
+    for (;;) {
+        for (unsigned i = 0; i < count && !is_done(images, wanted); i++) {
+            if (ids[i] != 0)
+                continue;
+            ids[i] = workers_fork((unsigned)(600 + wanted / 100));
+            if (ids[i] == 0)
+                work(i, script, images, wanted);
+            running++;
+        }
+        if (running == 0)
+            break;
+        int status = 0;
+        const unsigned worker = worker_of(ids, count, wait(&status));
+        assert_true(worker < count);
+        good = ended_well(worker, status) && good;
+        ids[worker] = 0;
+        running--;
     }
-    if (wait_for_workers(ids, count) != 0)
+    atomic_store(&campaign->stop, false);
+    if (!good)
         fail_msg("a script failed");
     assert_true(campaign_total(images) >= wanted);
 }

@@ -38,6 +38,7 @@
     X(MISSING, "images without a map yet")                                                                             \
     X(TORN_SLOTS, "images with a torn header slot")                                                                    \
     X(NOISY_SLOTS, "images with a header slot of noise")                                                               \
+    X(ROTTEN_SLOTS, "images with two good header slots: one rots")                                                     \
     X(CUT_ONCE, "recoveries cut once more")                                                                            \
     X(CUT_TWICE, "recoveries cut twice more")                                                                          \
     X(LOOKED_AT, "images read before their recovery")                                                                  \
@@ -81,8 +82,9 @@ const char *campaign_words(enum campaign_count which);
 /** One image of that policy was judged. */
 void campaign_image(enum campaign_count images, enum os_sim_policy policy);
 
-/** Count the image if it has a header slot that is none: torn, or noise. Before the map is opened. */
-void campaign_count_slots(const char *path, enum os_sim_policy policy);
+/** Count the image if it has a header slot that is none: torn, or noise. Before the map is opened. True if both are
+ *  good. */
+bool campaign_count_slots(const char *path, enum os_sim_policy policy);
 
 /** Say what is wrong, the library's last error and the seed; end the worker, or the test. Also the reason not to use
  *  cmocka's assertions in a script: in a worker they would go on with the next test. */

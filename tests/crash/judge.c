@@ -123,27 +123,42 @@ static enum os_sim_policy draw_policy(uint64_t seed, enum os_sim_policy former) 
     return former == OS_SIM_GARBLED ? former : (enum os_sim_policy)(chance_mix(seed, 5) % OS_SIM_GARBLED);
 }
 
+/* What a commit on top stores: where the next commit of the script was, if it is lost, other bytes. So both frames have
+ * the same length, and the one after the lost one, which the disk may hold, stands right behind the new one. */
+static void change_bytes(struct script *script, unsigned char *bytes, uint64_t generation) {
+    const struct generation *base = &script->history[generation], *lost = base + 1;
+    bool any = false;
+    if (generation + 1 < SCRIPT_HISTORY && lost->bytes != NULL && lost->size == base->size) {
+        for (uint64_t i = 0; i < base->size; i++) {
+            if (lost->bytes[i] == base->bytes[i])
+                continue;
+            bytes[i] ^= 0x55;
+            any = true;
+        }
+    }
+    if (!any)
+        bytes[generation % 100] ^= 0x55;
+}
+
 /* A commit on top of what was recovered must be as durable as any: the power goes again right after it. */
 static void commit_on_top(struct script *script, km_map *map, uint64_t generation, const struct image *image) {
-    const struct generation *base = &script->history[generation];
-    unsigned char *data = km_data(map);
+    static unsigned char expected[SCRIPT_CAPACITY];
+    const uint64_t size = script->history[generation].size;
+    memcpy(expected, script->history[generation].bytes, size);
+    change_bytes(script, expected, generation);
     int result = km_begin(map, KM_WRITE);
     if (result == 0) {
-        data[generation % 100] ^= 0x55;
+        change_bytes(script, km_data(map), generation);
         result = km_commit(map);
     }
     if (result != 0 || km_generation(map) != generation + 1)
         script_broken(script, "a commit on the recovered generation %llu gave %s", (unsigned long long)generation,
                       km_error_name(result));
-    reboot(image->seed % 2 == 0 ? OS_SIM_NOTHING : draw_policy(image->seed, image->policy), image->seed);
+    reboot(image->seed % 8 < 4 ? OS_SIM_NOTHING : draw_policy(image->seed, image->policy), image->seed);
     km_close(map);
     map = open_image(script, 0, false);
     result = km_begin(map, KM_READ);
-    data = km_data(map);
-    if (result != 0 || km_generation(map) != generation + 1 ||
-        data[generation % 100] != (base->bytes[generation % 100] ^ 0x55) ||
-        memcmp(data, base->bytes, generation % 100) != 0 ||
-        memcmp(data + generation % 100 + 1, base->bytes + generation % 100 + 1, base->size - generation % 100 - 1) != 0)
+    if (result != 0 || km_generation(map) != generation + 1 || memcmp(km_data(map), expected, size) != 0)
         script_broken(script, "the commit after a recovery did not survive the next power cut");
     km_abort(map);
     must_close(script, map);
@@ -212,9 +227,19 @@ static uint64_t look_before_recovery(struct script *script, const struct image *
     return seen;
 }
 
+/* Either slot alone is enough: whatever is in the other, the map is the same. */
+static void rot_slot(uint64_t offset) {
+    unsigned char byte = 0;
+    (void)os_sim_read(SCRIPT_PATH, offset + 300, &byte, 1);
+    byte ^= 1;
+    (void)os_sim_damage(SCRIPT_PATH, offset + 300, &byte, 1);
+    campaign_add(COUNT_ROTTEN_SLOTS, 1);
+}
+
 static void judge_image(struct script *script, const struct image *image) {
     os_sim_reboot(image->state, image->policy, image->seed);
-    campaign_count_slots(SCRIPT_PATH, image->policy);
+    if (campaign_count_slots(SCRIPT_PATH, image->policy) && chance_mix(image->seed, 7) % 8 == 0)
+        rot_slot(image->seed % 2 == 0 ? KM__SLOT_A : KM__SLOT_B);
     campaign_image(COUNT_IMAGES_CUTS, image->policy);
     const uint64_t seen = image->seed % 8 < 5 ? look_before_recovery(script, image) : UINT64_MAX;
     km_map *map = open_image(script, 0, image->bounds.may_be_missing);
@@ -341,6 +366,8 @@ void judge_recovery(struct script *script, bool evict, uint64_t image_seed) {
         script_broken(script, "the next session is still poisoned");
     struct image image = {.policy = draw_policy(image_seed, OS_SIM_NOTHING), .seed = image_seed};
     image.bounds = (struct bounds){.low = info.durable_generation, .high = info.generation};
+    if (image_seed % 2 == 0 && km_checkpoint(map) != 0) /* the page cache may show a home that the disk does not have */
+        script_broken(script, "the next session could not bring home what it found");
     reboot(image.policy, image_seed);
     km_close(map);
     campaign_image(COUNT_IMAGES_FAILURES, image.policy);
