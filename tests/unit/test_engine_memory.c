@@ -4,14 +4,17 @@
  * the transaction whole, abort and the search for stray stores forget nothing, a checkpoint takes bounded memory, and
  * an open that fails leaves nothing.
  *
- * This program has a realloc() of its own, which every growing list of the engine goes through, and which can be told
- * to fail once. Each test fails the first call, then the second, and so on, until a run comes through without a
- * failure.
+ * This program has a realloc(), a calloc() and an mmap() of its own, which every growing list, index and pool of the
+ * engine goes through, and which can be told to fail once. Each test fails the first call, then the second, and so on,
+ * until a run comes through without a failure.
  */
 #include <dirent.h>
 #include <dlfcn.h>
+#include <errno.h>
 #include <stdbool.h>
+#include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "format/checksum.h"
@@ -28,6 +31,10 @@
 
 static unsigned fail_in; /* the call from now on that fails, 1 being the next one; 0: none */
 
+static bool fails_now(void) {
+    return fail_in != 0 && --fail_in == 0;
+}
+
 typedef void *realloc_function(void *block, size_t size);
 
 /* Under a sanitizer that is linked statically, its own realloc; nothing otherwise. */
@@ -42,9 +49,29 @@ __attribute__((visibility("default"))) void *realloc(void *block, size_t size) {
         void *found = dlsym(RTLD_NEXT, "realloc");
         memcpy(&real, &found, sizeof real);
     }
-    if (fail_in != 0 && --fail_in == 0)
+    return fails_now() ? NULL : real(block, size);
+}
+
+/* By malloc(), whoever provides that, as the loader may ask before anything could be looked up. The compiler must not
+ * see that both together are a calloc(). */
+static void *(*volatile fill)(void *block, int value, size_t size) = memset;
+
+__attribute__((visibility("default"))) void *calloc(size_t count, size_t size) {
+    if (fails_now() || (size != 0 && count > SIZE_MAX / size))
         return NULL;
-    return real(block, size);
+    void *block = malloc(count * size);
+    return block != NULL ? fill(block, 0, count * size) : NULL;
+}
+
+/* Memory alone, no files. */
+__attribute__((visibility("default"))) void *mmap(void *address, size_t length, int protection, int flags, int fd,
+                                                  off_t offset) {
+    if ((flags & MAP_ANONYMOUS) != 0 && fails_now()) {
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    const long mapped = syscall(SYS_mmap, address, length, protection, flags, fd, offset);
+    return mapped == -1 ? MAP_FAILED : (void *)mapped;
 }
 
 static unsigned copies_fail_in; /* the same for strdup() */
