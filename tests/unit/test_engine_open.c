@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "map/map.h"
 #include "support/check.h"
 #include "support/scratch.h"
 
@@ -363,6 +364,38 @@ static void who_tells_every_handle_that_may_write(void **state) {
     must(km_close(first));
 }
 
+struct named_user {
+    uint32_t slot;
+    char process_name[sizeof((struct km_user *)0)->process_name];
+};
+
+static int note_name(void *context, const struct km_user *user) {
+    struct named_user *named = context;
+    if (user->slot == named->slot)
+        memcpy(named->process_name, user->process_name, sizeof named->process_name);
+    return 0;
+}
+
+/* A number means a process only together with the start of that. */
+static void who_names_no_process_that_only_has_the_number(void **state) {
+    (void)state;
+    const char *path = scratch_path("number.km");
+    km_map *first = check_open(path, 4096, KM_CREATE);
+    km_map *second = check_open(path, 0, 0);
+    struct named_user named = {.slot = second->slot};
+    must(km_who(first, note_name, &named));
+    assert_string_not_equal(named.process_name, "");
+    _Atomic uint64_t *const start = &first->control->slot[second->slot].process_start;
+    const uint64_t starts[] = {atomic_load(start) + 1, 0}; /* another process; one of which nothing is known */
+    for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++) {
+        atomic_store(start, starts[i]);
+        must(km_who(first, note_name, &named));
+        assert_string_equal(named.process_name, "");
+    }
+    must(km_close(second));
+    must(km_close(first));
+}
+
 /* Each handle has its own descriptions, so the limit on open files must allow for all of them. */
 static void one_handle_too_many_is_told_and_a_closed_one_makes_room(void **state) {
     (void)state;
@@ -434,6 +467,7 @@ int main(void) {
         cmocka_unit_test(a_map_is_clean_only_while_nobody_writes),
         cmocka_unit_test(the_defaults_are_as_documented),
         cmocka_unit_test(who_tells_every_handle_that_may_write),
+        cmocka_unit_test(who_names_no_process_that_only_has_the_number),
         cmocka_unit_test(one_handle_too_many_is_told_and_a_closed_one_makes_room),
         cmocka_unit_test(every_error_has_a_name_a_message_and_an_exit_status),
     };
