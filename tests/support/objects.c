@@ -13,10 +13,11 @@
 
 #include "scratch.h"
 
-static char base[64];
+static char base[128];
 
 void objects_start(void) {
-    snprintf(base, sizeof base, "/dev/shm/keepmap-objects-XXXXXX");
+    const char *within = getenv("KEEPMAP_SHM"); /* who runs the test may have a place for what it leaves behind */
+    snprintf(base, sizeof base, "%.100s/keepmap-objects-XXXXXX", within != NULL ? within : "/dev/shm");
     if (mkdtemp(base) == NULL || chmod(base, 01777) != 0 || setenv("KEEPMAP_SHM", base, 1) != 0) {
         perror(base);
         abort();
@@ -35,7 +36,7 @@ static void scope_path(char *path, size_t size, int local) {
 const char *objects_path(const char *target) {
     static char paths[8][512];
     static unsigned next;
-    char scope[128];
+    char scope[192];
     char *path = paths[next++ % 8];
     scope_path(scope, sizeof scope, target[0] == 'L');
     snprintf(path, sizeof paths[0], "%s/%s", scope, strchr(target, '\\') + 1);
@@ -58,7 +59,7 @@ static unsigned count_entries(const char *path) {
 }
 
 unsigned objects_left(void) {
-    char scope[128];
+    char scope[192];
     unsigned count = 0;
     for (int local = 0; local < 2; local++) {
         scope_path(scope, sizeof scope, local);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * A place of the test's own for objects backed by the paging file, so that no test meets those of the user: KEEPMAP_SHM
- * names a new directory on tmpfs. Called before the library is used.
+ * names a new directory on tmpfs, within the one that it named before if it did. Called before the library is used.
  */
 #ifndef KM_TESTS_OBJECTS_H
 #define KM_TESTS_OBJECTS_H
@@ -12,7 +12,7 @@
  *  process that made it ends. */
 void objects_start(void);
 
-/** The file that stands for an object: below /dev/shm. The text lives until 8 more were asked for. */
+/** The file that stands for an object. The text lives until 8 more were asked for. */
 const char *objects_path(const char *target);
 
 /** Entries in the directories of `Local\` and `Global\` names; each is told on standard error if there are any. */

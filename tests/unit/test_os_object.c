@@ -20,6 +20,7 @@
 #include "os/os_posix.h"
 #include "refusal.h"
 #include "support/check.h"
+#include "support/halt.h"
 #include "support/scratch.h"
 
 #define CHILD_SECONDS 20
@@ -161,6 +162,36 @@ static void a_killed_creator_leaves_nothing(void **unused) {
     assert_int_equal(count_entries(base), 2);
     assert_int_equal(count_entries(local), 0);
     assert_int_equal(count_entries(global), 0);
+}
+
+static int create_only(void *context) {
+    struct os_file *file = NULL;
+    child_must(os_file_create(&file, context, 0600));
+    os_file_close(file);
+    return 0;
+}
+
+/* D4: wherever its maker stands, or dies, a directory that has its name has its mode. */
+static void a_directory_has_its_mode_from_the_first_moment_on(void **unused) {
+    (void)unused;
+    if (!halt_is_possible())
+        skip();
+    char target[] = "Global\\made";
+    struct stat status;
+    unsigned found = 0;
+    bool ended = false;
+    for (unsigned n = 1; !ended; n++) {
+        struct halt halt;
+        new_base();
+        halt_start(&halt, create_only, target);
+        ended = halt_run(&halt, n) != HALT_CALL;
+        halt_kill(&halt);
+        if (lstat(global, &status) == 0) {
+            found++;
+            assert_int_equal(mode_of(global), 01777);
+        }
+    }
+    assert_true(found > 1);
 }
 
 static void publication_refuses_a_name_that_is_taken_and_names_the_place(void **unused) {
@@ -734,6 +765,7 @@ int main(void) {
         cmocka_unit_test_setup(an_object_is_invisible_until_published_and_then_whole, set_up),
         cmocka_unit_test_setup(an_object_without_a_name_vanishes_when_it_is_closed, set_up),
         cmocka_unit_test_setup(a_killed_creator_leaves_nothing, set_up),
+        cmocka_unit_test_setup(a_directory_has_its_mode_from_the_first_moment_on, set_up),
         cmocka_unit_test_setup(publication_refuses_a_name_that_is_taken_and_names_the_place, set_up),
         cmocka_unit_test_setup(a_file_is_not_published_as_an_object_nor_an_object_as_a_file, set_up),
         cmocka_unit_test_setup(of_processes_that_publish_at_once_exactly_one_wins, set_up),
@@ -755,7 +787,8 @@ int main(void) {
         cmocka_unit_test_setup(syncs_of_an_object_ask_the_system_for_nothing, set_up),
     };
     /* The test's own directory is on a tmpfs, so that objects can be kept in it, and goes with it. */
-    if (setenv("TMPDIR", "/dev/shm", 1) != 0)
+    const char *place = getenv("KEEPMAP_SHM");
+    if (setenv("TMPDIR", place != NULL ? place : "/dev/shm", 1) != 0)
         return 1;
     scratch_time_limit(100);
     return cmocka_run_group_tests(tests, NULL, NULL);
