@@ -15,6 +15,8 @@ PKG_CONFIG ?= pkg-config
 
 # 1: with zlib, 0: without. Found by pkg-config unless given.
 ZLIB ?= $(shell $(PKG_CONFIG) --exists zlib 2>/dev/null && echo 1 || echo 0)
+# 1: with libfuse3, for the disk that records what it is asked to do. Found by pkg-config unless given.
+FUSE ?= $(shell $(PKG_CONFIG) --exists fuse3 2>/dev/null && echo 1 || echo 0)
 # Sanitizers of all objects, as for -fsanitize=: address,undefined or thread. Empty: none.
 SANITIZE ?=
 # The packages (Debian's names) that the tests need, and those that the demo uses where it can get them.
@@ -84,6 +86,8 @@ FUZZ_SOURCES := $(wildcard tests/fuzz/fuzz_*.c)
 FUZZ_SUPPORT := $(filter-out $(FUZZ_SOURCES) tests/fuzz/replay.c,$(wildcard tests/fuzz/*.c))
 # Calls of the system that the fault tests make fail, one a line.
 FAULT_CALLS := $(shell grep -v '^\#' tests/faults/calls 2>/dev/null)
+# The disk that loses power: without libfuse3 there is nothing to record it with, and tests/disk/check says so.
+DISK_SOURCES := $(filter-out $(if $(filter 1,$(FUSE)),,tests/disk/recorder.c),$(wildcard tests/disk/*.c))
 BENCH_SOURCES := $(wildcard tests/bench/*.c)
 EXAMPLE_SOURCES := $(wildcard docs/examples/*.c)
 
@@ -99,7 +103,7 @@ TEST_PROGRAMS := $(call program,$(TEST_SOURCES))
 CRASH_PROGRAMS := $(call program,$(CRASH_SOURCES))
 FAULT_PROGRAMS := $(call program,$(FAULT_SOURCES))
 REPLAY_PROGRAMS := $(call program,$(FUZZ_SOURCES))
-TOOL_PROGRAMS := $(call program,$(TOOL_SOURCES) $(SIM_TOOL_SOURCES))
+TOOL_PROGRAMS := $(call program,$(TOOL_SOURCES) $(SIM_TOOL_SOURCES) $(DISK_SOURCES))
 EXAMPLE_PROGRAMS := $(patsubst docs/%.c,$(BUILD)/%,$(EXAMPLE_SOURCES))
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
@@ -122,7 +126,8 @@ help: ## list the targets and the variables
 	    printf '  %-18s%s\n' "$$name" "$$text"; done
 	@echo "Variables (now):"
 	@printf '  %-18s%s\n' CC "the compiler, gcc or clang ($(CC))" CFLAGS "optimisation and debugging ($(CFLAGS))" \
-	    ZLIB "1 with zlib, 0 without ($(ZLIB))" SANITIZE "address,undefined or thread ($(SANITIZE))" \
+	    ZLIB "1 with zlib, 0 without ($(ZLIB))" FUSE "1 with libfuse3, 0 without ($(FUSE))" \
+	    SANITIZE "address,undefined or thread ($(SANITIZE))" \
 	    BUILD "where all output goes ($(BUILD))" V "1 to see the commands"
 
 # What was found when make started can be out of date once packages have been installed, so the work is done by a new make.
@@ -132,8 +137,9 @@ test: ## install what is missing, build, run all tests; ends with "N passed, N f
 	@$(MAKE) --no-print-directory tests
 	@BUILD=$(BUILD) MAKE="$(MAKE)" OTHER_CC=$(OTHER_CC) tests/run
 
-# How much the long forms do. SEED repeats a run.
+# How much the long forms do (DISK_IMAGES: of each file system). SEED repeats a run.
 IMAGES ?= 1000000
+DISK_IMAGES ?= 200
 MINUTES ?= 10
 SECONDS ?= 120
 SEED ?=
@@ -152,7 +158,7 @@ test-disk: ## cut the power of ext4, xfs and btrfs on a disk that records writes
 	@tests/install-packages $(TEST_PACKAGES)
 	@tests/install-packages --optional $(DISK_PACKAGES)
 	@$(MAKE) --no-print-directory tests
-	@BUILD=$(BUILD) MAKE="$(MAKE)" tests/run disk
+	@BUILD=$(BUILD) MAKE="$(MAKE)" KEEPMAP_IMAGES=$(DISK_IMAGES) KEEPMAP_SEED=$(SEED) tests/run disk
 
 test-mutations: ## take each rule of the protocol out, and show which test fails
 	@tests/install-packages $(TEST_PACKAGES)
@@ -280,8 +286,14 @@ define test-program
 $(call program,$(1)): $(call objects,$(1)) $(BUILD)/tests/libsupport.a $(BUILD)/tests/lib$(2).a
 	$$(link-test)
 endef
-$(foreach source,$(TEST_SOURCES) $(TOOL_SOURCES),$(eval $(call test-program,$(source),internal)))
+$(foreach source,$(TEST_SOURCES) $(TOOL_SOURCES) $(filter-out tests/disk/recorder.c,$(DISK_SOURCES)),$(eval $(call test-program,$(source),internal)))
 $(foreach source,$(CRASH_SOURCES) $(SIM_TOOL_SOURCES),$(eval $(call test-program,$(source),sim)))
+
+$(BUILD)/obj/tests/disk/recorder.o: INCLUDES += $(patsubst -I%,-isystem %,$(shell $(PKG_CONFIG) --cflags fuse3))
+$(BUILD)/tests/recorder: $(BUILD)/obj/tests/disk/recorder.o
+	@mkdir -p $(@D)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(ALL_LDFLAGS) -o $@ $^ $(shell $(PKG_CONFIG) --libs fuse3)
 
 # Each call of the system named in tests/faults/calls goes to __wrap_NAME, which the tests define.
 $(FAULT_PROGRAMS): $(BUILD)/tests/%: $(BUILD)/obj/tests/faults/%.o \
