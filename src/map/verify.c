@@ -42,6 +42,7 @@ struct verify {
     void *context;
     struct km__slots slots;
     struct km__index framed; /* pages that frames after the checkpoint touched */
+    uint64_t size;           /* bytes of data after the newest frame */
     bool frames_differ;      /* the newest commit's digest is not that of its pages */
     uint64_t done, total;
     uint64_t deadline;
@@ -80,6 +81,13 @@ static int tell_notes(struct verify *verify) {
     return result;
 }
 
+/* Pages that a frame added are looked at, too: what no frame stores to is home's, and zeros. */
+static uint64_t page_count(const struct verify *verify) {
+    const struct km__header *header = newest(verify);
+    const uint64_t size = header->data_size > verify->size ? header->data_size : verify->size;
+    return km__pages_of(size < header->data_capacity ? size : header->data_capacity);
+}
+
 static int lock_chunk(struct verify *verify) {
     km_map *map = verify->map;
     int result = km__lock_wait(map, KM__CHECKPOINT, OS_LOCK_READ, verify->deadline);
@@ -89,7 +97,7 @@ static int lock_chunk(struct verify *verify) {
     if (result == 0)
         result = km__regions_follow(map, newest(verify));
     if (result == 0)
-        result = km__home_cover(map, newest(verify)->data_size);
+        result = km__home_cover(map, page_count(verify) * KM__PAGE);
     if (result != 0)
         km__unlock(map, KM__CHECKPOINT);
     return result;
@@ -191,7 +199,8 @@ static int verify_frames(struct verify *verify) {
     if (result != 0)
         return result;
     verify->report->generation = cursor.generation;
-    verify->report->pages = km__pages_of(cursor.data_size);
+    verify->size = cursor.data_size;
+    verify->report->pages = page_count(verify);
     if (expected <= cursor.generation)
         return 0;
     char message[160];
@@ -290,7 +299,7 @@ static int verify_chunk(struct verify *verify, uint64_t *next) {
     int result = lock_chunk(verify);
     if (result != 0)
         return result;
-    const uint64_t pages = km__pages_of(newest(verify)->data_size);
+    const uint64_t pages = page_count(verify);
     if (*next >= pages) { /* a header that says less than before */
         km__unlock(verify->map, KM__CHECKPOINT);
         *next = UINT64_MAX / KM__PAGE;
@@ -388,12 +397,12 @@ int km_verify(km_map *map, struct km_report *report, km_progress *progress, void
     if (result == 0)
         result = lock_chunk(&verify);
     if (result == 0) {
-        verify.total = km__pages_of(newest(&verify)->data_size) * KM__PAGE;
         result = verify_slots(&verify);
         report->generation = newest(&verify)->generation;
         report->pages = km__pages_of(newest(&verify)->data_size);
         if (result == 0 && !km__is_live(map))
             result = verify_frames(&verify);
+        verify.total = page_count(&verify) * KM__PAGE;
         km__unlock(map, KM__CHECKPOINT);
         if (result == 0)
             result = tell_notes(&verify);

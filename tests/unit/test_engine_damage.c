@@ -247,6 +247,38 @@ static int commit_three_and_die(void *context) {
     return 0;
 }
 
+static int grow_and_die(void *context) {
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options};
+    child_must(km_open(&map, context, &options));
+    child_must(km_grow(map, 2 * PAGES * KM_PAGE_SIZE));
+    raise(SIGKILL);
+    return 0;
+}
+
+/* Home does not have them yet, and no frame stores to them: their bytes are shown as they stand in the file. */
+static void a_flipped_bit_in_a_page_that_growth_added_is_found_and_named(void **state) {
+    (void)state;
+    char *path = scratch_path("added.km");
+    km_map *map;
+    const struct km_options options = {.struct_size = sizeof options,
+                                       .size = SIZE,
+                                       .max_size = 2 * PAGES * KM_PAGE_SIZE,
+                                       .flags = KM_CREATE | KM_EXCLUSIVE};
+    must(km_open(&map, path, &options));
+    must(km_close(map));
+    assert_int_equal(check_in_child(grow_and_die, path, 20), -SIGKILL);
+    scratch_flip(path, scratch_header(path).data_offset + (PAGES + 10) * KM_PAGE_SIZE + 7, 8);
+    map = check_open(path, 0, KM_READONLY);
+    assert_int_equal(km_size(map), 2 * PAGES * KM_PAGE_SIZE);
+    struct km_report report;
+    const struct findings findings = verify(map, &report);
+    assert_int_equal(report.pages_damaged, 1);
+    assert_int_equal(report.pages_checked, 2 * PAGES);
+    assert_int_equal(findings.last.page, PAGES + 10);
+    must(km_close(map));
+}
+
 /* A page that no frame touches, its checksum and the digest in both header slots: only the frames tell of what was. */
 static void a_page_changed_with_its_checksum_and_the_header_contradicts_the_newest_commit(void **state) {
     (void)state;
@@ -376,6 +408,7 @@ int main(void) {
         cmocka_unit_test(a_map_without_checksums_checks_no_page),
         cmocka_unit_test(one_damaged_header_slot_is_survived_and_named),
         cmocka_unit_test(a_flipped_bit_in_a_frame_is_found_and_named),
+        cmocka_unit_test(a_flipped_bit_in_a_page_that_growth_added_is_found_and_named),
         cmocka_unit_test(a_page_changed_with_its_checksum_and_the_header_contradicts_the_newest_commit),
         cmocka_unit_test(a_rotten_durable_commit_is_damage_and_no_older_state),
         cmocka_unit_test(a_commit_to_a_rotten_page_is_refused),
