@@ -11,7 +11,7 @@
 #include "format/checksum.h"
 #include "keepmap.h"
 #include "support/os_sim.h"
-#include "target.h"
+#include "claim.h"
 
 #define BASE_PATH "/disk/base.km"
 

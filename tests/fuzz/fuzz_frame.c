@@ -13,7 +13,7 @@
 #include "keepmap.h"
 #include "recipe.h"
 #include "seals.h"
-#include "target.h"
+#include "claim.h"
 
 /* Limits that are trusted come from the base map, as those of a handle come from the header that it checked. */
 static struct km__frame_limits limits_of(const struct km__header *header) {

@@ -10,7 +10,7 @@
 #include "format/header.h"
 #include "keepmap.h"
 #include "recipe.h"
-#include "target.h"
+#include "claim.h"
 
 static bool apart(uint64_t a, uint64_t a_length, uint64_t b, uint64_t b_length) {
     return a + a_length <= b || b + b_length <= a;

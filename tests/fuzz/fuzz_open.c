@@ -9,7 +9,7 @@
 #include <string.h>
 
 #include "support/os_sim.h"
-#include "target.h"
+#include "claim.h"
 #include "tour.h"
 
 static struct recipe recipe;

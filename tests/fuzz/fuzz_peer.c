@@ -14,7 +14,7 @@
 #include "format/checksum.h"
 #include "map/control.h"
 #include "support/os_sim.h"
-#include "target.h"
+#include "claim.h"
 #include "tour.h"
 
 #define HANDLES 3u

@@ -10,7 +10,7 @@
 
 #include "bases.h"
 #include "support/os_sim.h"
-#include "target.h"
+#include "claim.h"
 #include "tour.h"
 
 static struct recipe recipe;

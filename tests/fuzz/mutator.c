@@ -9,7 +9,7 @@
 #include "bases.h"
 #include "recipe.h"
 #include "support/chance.h"
-#include "target.h"
+#include "claim.h"
 
 #define PAYLOAD_MAX 48u
 

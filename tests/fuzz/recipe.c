@@ -16,7 +16,7 @@
 #include "keepmap.h"
 #include "map/control.h"
 #include "seals.h"
-#include "target.h"
+#include "claim.h"
 
 /* Numbers of one size that stand behind each other in a structure. */
 struct numbers {

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * The language of the fuzz inputs: a recipe names a base map and lists steps that change it. Steps know the format: they
- * set a field of a header slot or of a frame, move frames, change pages and their checksums, and then seal what they
- * changed as the library would, or leave it broken. So inputs are small, whatever the size of the file, every sequence
- * of bytes is a recipe, and the fuzzer gets past checksums by itself.
+ * The language of the fuzz inputs: a recipe names a base map and lists steps that change it. Steps know the format:
+ * they set a field of a header slot or of a frame, move frames, change pages and their checksums, and then seal what
+ * they changed as the library would, or leave it broken. So inputs are small, whatever the size of the file, every
+ * sequence of bytes is a recipe, and the fuzzer gets past checksums by itself.
  *
  * An input is RECIPE_HEAD bytes: the number of the base map, and three that the target takes as it likes. Then come
  * steps of RECIPE_STEP bytes: kind, which, field, how, and a number of 8 bytes, little-endian. Steps that carry bytes

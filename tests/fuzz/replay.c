@@ -21,7 +21,7 @@
 #include "recipe.h"
 #include "support/chance.h"
 #include "support/scratch.h"
-#include "target.h"
+#include "claim.h"
 
 #define LIMIT_S 60u          /* of one input: it ends then, as one that never would */
 #define MUTATIONS 8u         /* of each input */

@@ -10,7 +10,7 @@
 #include "format/checksum.h"
 #include "map/control.h"
 #include "support/os_sim.h"
-#include "target.h"
+#include "claim.h"
 
 void tour_start(const struct canvas *canvas) {
     os_sim_reset(11);

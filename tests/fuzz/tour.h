@@ -30,8 +30,8 @@ void tour_unchanged(const char *path, const struct canvas *canvas, const char *w
 void tour_unchanged_but_control(const char *path, const struct canvas *canvas, const char *what);
 
 /**
- * Change the file behind everybody's back where the two canvases differ, 4 bytes at a time. Returns whether anything but
- * control was changed. The file keeps its length.
+ * Change the file behind everybody's back where the two canvases differ, 4 bytes at a time. Returns whether anything
+ * but control was changed. The file keeps its length.
  */
 bool tour_damage(const char *path, const struct canvas *before, const struct canvas *after);
 

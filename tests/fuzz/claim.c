@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * How a fuzz target ends: see target.h.
+ * How a fuzz target ends: see claim.h.
  */
-#include "target.h"
+#include "claim.h"
 
 #include <stdarg.h>
 #include <stdio.h>

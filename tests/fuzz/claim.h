@@ -4,8 +4,8 @@
  * process with a sentence when that breaks a promise. The target runs under libFuzzer (make test-fuzz), which looks for
  * new inputs, or under replay.c, which runs kept ones.
  */
-#ifndef KM_TESTS_FUZZ_TARGET_H
-#define KM_TESTS_FUZZ_TARGET_H
+#ifndef KM_TESTS_FUZZ_CLAIM_H
+#define KM_TESTS_FUZZ_CLAIM_H
 
 #include <stdbool.h>
 #include <stddef.h>
