@@ -415,8 +415,8 @@ int os_file_check_coherent(struct os_file *file) {
     if (magic == MAGIC_OVERLAYFS)
         return km__error(
             KM_EFILESYSTEM,
-            "%s: the file system is an overlayfs, where a file opened read-only may show an old copy: open it "
-            "for writing once, or pass KM_ANY_FILESYSTEM if nobody writes it",
+            "%s: the file system is an overlayfs, where a file opened read-only may show an old copy: open it for "
+            "writing (without KM_READONLY), or pass KM_ANY_FILESYSTEM if nobody writes it",
             file->path);
     return km__error(
         KM_EFILESYSTEM,
