@@ -32,25 +32,25 @@ void km__control_clear(struct km__control *control, uint64_t generation, uint64_
     atomic_store(&control->magic, KM__CONTROL_MAGIC);
 }
 
-static bool boot_words(uint64_t words[2]) {
+/* Asked once a handle, and an open that cannot ask fails: taken for another start, it would forget the commits of a live
+ * map, and believe the disk to have what only the page cache has. */
+int km__boot_read(km_map *map) {
     uint8_t id[16];
-    os_boot_id(id);
-    memcpy(words, id, sizeof id);
-    return (words[0] | words[1]) != 0;
+    const int result = os_boot_id(id);
+    memcpy(map->boot, id, sizeof id);
+    return result;
 }
 
-enum km__boot km__control_boot(const struct km__control *control) {
-    uint64_t now[2];
-    if (!boot_words(now))
+enum km__boot km__control_boot(const km_map *map) {
+    const struct km__control *control = map->control;
+    if ((map->boot[0] | map->boot[1]) == 0)
         return KM__BOOT_UNKNOWN;
-    const bool same = km__load(&control->magic) == KM__CONTROL_MAGIC && km__load(&control->boot[0]) == now[0] &&
-                      km__load(&control->boot[1]) == now[1];
+    const bool same = km__load(&control->magic) == KM__CONTROL_MAGIC && km__load(&control->boot[0]) == map->boot[0] &&
+                      km__load(&control->boot[1]) == map->boot[1];
     return same ? KM__BOOT_SAME : KM__BOOT_OTHER;
 }
 
-void km__control_note_boot(struct km__control *control) {
-    uint64_t now[2];
-    (void)boot_words(now);
-    atomic_store(&control->boot[0], now[0]);
-    atomic_store(&control->boot[1], now[1]);
+void km__control_note_boot(km_map *map) {
+    atomic_store(&map->control->boot[0], map->boot[0]);
+    atomic_store(&map->control->boot[1], map->boot[1]);
 }

@@ -58,8 +58,8 @@
 /* ---- attach ------------------------------------------------------------------------------------------------------ */
 
 /* Whether control was written since the machine was started. */
-static bool same_boot(const struct km__control *control) {
-    return km__control_boot(control) == KM__BOOT_SAME;
+static bool same_boot(const km_map *map) {
+    return km__control_boot(map) == KM__BOOT_SAME;
 }
 
 /* S10: `visible`, if it can be the number of a commit after the header's. */
@@ -69,13 +69,13 @@ static uint64_t visible_after(const km_map *map, const struct km__header *header
 }
 
 uint64_t km__live_generation(const km_map *map, const struct km__header *header) {
-    return same_boot(map->control) ? visible_after(map, header) : header->generation;
+    return same_boot(map) ? visible_after(map, header) : header->generation;
 }
 
 bool km__live_is_abandoned(km_map *map, const struct km__header *header, bool lives) {
     if (map->access == KM_WRITE)
         return map->abandoned;
-    if (!lives && !same_boot(map->control))
+    if (!lives && !same_boot(map))
         return (header->flags & KM__HEADER_CLEAN) == 0;
     return atomic_load_explicit(&map->control->holder, memory_order_acquire) != 0 &&
            os_lock_probe(map->locks, KM__LOCK_BASE + KM__WRITER, 1, OS_LOCK_READ, NULL) == 0;
@@ -95,16 +95,17 @@ int km__live_state(km_map *map, struct km__header *header, bool *abandoned) {
 }
 
 /* S6. `holder` before `boot`: who dies between the two leaves a control that still is of another start. */
-static void keep_holder(struct km__control *control, bool same, bool sealed) {
+static void keep_holder(km_map *map, bool same, bool sealed) {
     if (same)
         return;
-    atomic_store(&control->holder, sealed ? 0 : HOLDER_UNKNOWN);
-    km__control_note_boot(control);
+    atomic_store(&map->control->holder, sealed ? 0 : HOLDER_UNKNOWN);
+    km__control_note_boot(map);
 }
 
 /* S9. Who dies before the words are cleared leaves them as they were, who dies after leaves `unsure`. */
-static void keep_doubt(struct km__control *control, bool sealed) {
-    const enum km__boot boot = km__control_boot(control);
+static void keep_doubt(km_map *map, bool sealed) {
+    struct km__control *control = map->control;
+    const enum km__boot boot = km__control_boot(map);
     if (sealed || boot == KM__BOOT_OTHER)
         atomic_store(&control->unsure, 0);
     else if (boot == KM__BOOT_UNKNOWN || atomic_load(&control->failed) != 0 || atomic_load(&control->file_mark) != 0 ||
@@ -152,7 +153,7 @@ int km__live_rebuild(km_map *map, struct km__slots *slots) {
     struct km__control *control = map->control;
     struct km__header header = slots->slot[slots->chosen];
     const uint64_t generation = km__live_generation(map, &header);
-    const bool same = same_boot(control);
+    const bool same = same_boot(map);
     int result = 0;
     const bool sealed = (header.flags & KM__HEADER_CLEAN) != 0;
     if (sealed && (map->flags & KM_CHECK) != 0 && header.checksum_kind != KM_CHECKSUM_NONE)
@@ -166,9 +167,9 @@ int km__live_rebuild(km_map *map, struct km__slots *slots) {
         atomic_store(&control->unsure, 1); /* S9: it may have been told what the next seal should hear */
     if (result != 0)
         return result;
-    keep_doubt(control, sealed);
+    keep_doubt(map, sealed);
     km__control_clear(control, generation, 0);
-    keep_holder(control, same, sealed);
+    keep_holder(map, same, sealed);
     atomic_store(&control->file_mark, 1); /* S9: this write of the header may be told of a failure, too */
     header.flags &= ~(uint64_t)KM__HEADER_CLEAN;
     result = km__slots_store_both(map, slots, &header); /* S1; written anew in any case: see O2 */

@@ -56,7 +56,8 @@ struct km_map {
     struct os_locks *locks;
     struct os_waiter *waiter;
     uint64_t waiter_name;
-    uint64_t nonce; /* random value of this attach, in every frame */
+    uint64_t nonce;   /* random value of this attach, in every frame */
+    uint64_t boot[2]; /* which start of the machine this is; zero: not told */
     uint32_t process_id;
     uint32_t slot; /* KM__NO_SLOT without write permission */
 
@@ -264,8 +265,9 @@ int km__check_options(const struct km_options *options, struct km_options *check
 /* ---- control.c ---- */
 /** Which start of the machine control was last rebuilt in. */
 enum km__boot { KM__BOOT_UNKNOWN, KM__BOOT_SAME, KM__BOOT_OTHER };
-enum km__boot km__control_boot(const struct km__control *control);
-void km__control_note_boot(struct km__control *control);
+enum km__boot km__control_boot(const km_map *map);
+void km__control_note_boot(km_map *map);
+int km__boot_read(km_map *map); /* which start this is */
 /** Rebuild control as of `generation`, of which `durable` is known to be on the disk; `holder` and `boot` stay. */
 void km__control_clear(struct km__control *control, uint64_t generation, uint64_t durable);
 

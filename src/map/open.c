@@ -84,7 +84,7 @@ static bool full_pages(const struct km__header *header) {
 
 /* O12: the frames that are not written again. */
 static uint64_t kept_by_disk(km_map *map, const struct km__header *header, uint64_t end) {
-    const enum km__boot boot = km__control_boot(map->control);
+    const enum km__boot boot = km__control_boot(map);
     if (!full_pages(header) || boot == KM__BOOT_UNKNOWN)
         return header->generation;
     const uint64_t durable = km__load(&map->control->durable);
@@ -95,7 +95,7 @@ static uint64_t kept_by_disk(km_map *map, const struct km__header *header, uint6
 static uint64_t slot_on_disk(km_map *map, const struct km__header *newest) {
     if (!full_pages(newest))
         return 0;
-    const enum km__boot boot = km__control_boot(map->control);
+    const enum km__boot boot = km__control_boot(map);
     return boot == KM__BOOT_OTHER  ? newest->sequence
            : boot == KM__BOOT_SAME ? km__load(&map->control->header_durable)
                                    : 0;
@@ -160,7 +160,7 @@ static int rebuild(km_map *map, struct km__slots *slots) {
     const uint64_t slot_kept = slot_on_disk(map, &slots->slot[slots->chosen]);
     km__control_clear(control, 0, kept);
     atomic_store(&control->header_durable, slot_kept);
-    km__control_note_boot(control);
+    km__control_note_boot(map);
     const struct km__header feared = feared_header(slots, &end);
     if (!clean)
         result = km__table_mend(map, &feared);
@@ -348,6 +348,8 @@ static int open_file(km_map *map, const struct km_options *options, bool created
         result = os_waiter_open(&map->waiter, &map->waiter_name);
     if (result == 0)
         result = os_random(&map->nonce, sizeof map->nonce);
+    if (result == 0 && !map->raw)
+        result = km__boot_read(map);
     return result;
 }
 

@@ -308,8 +308,9 @@ uint64_t os_process_start(uint32_t process_id);
 /** Name of a process for display; "" if not told. */
 void os_process_name(uint32_t process_id, char *name, size_t size);
 
-/** What is the same until the machine is started again, and different after; all zero if the system does not tell. */
-void os_boot_id(uint8_t id[16]);
+/** What is the same until the machine is started again, and different after; all zero if the system does not tell. An
+ *  error if it does, but could not be asked now. */
+int os_boot_id(uint8_t id[16]);
 
 /** Which system this is, as recorded in a session: 1 Linux, 2 Windows, 3 another POSIX. Never 0. */
 uint32_t os_system(void);

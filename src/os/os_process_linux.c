@@ -48,24 +48,33 @@ uint32_t os_process_id(void) {
     return (uint32_t)getpid();
 }
 
-/* A small file of /proc as a string; false if it is not told. */
-static bool read_small_file(const char *path, char *text, size_t size) {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return false;
-    ssize_t got;
+/* A small file of /proc as a string; 0 or errno. */
+static int read_small_file(const char *path, char *text, size_t size) {
+    text[0] = '\0';
+    int fd;
     do
-        got = read(fd, text, size - 1);
-    while (got < 0 && errno == EINTR);
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+    while (fd < 0 && errno == EINTR);
+    if (fd < 0)
+        return errno;
+    size_t length = 0;
+    ssize_t got = 1;
+    while (got != 0 && length < size - 1) {
+        got = read(fd, text + length, size - 1 - length);
+        if (got < 0 && errno != EINTR)
+            break;
+        length += got > 0 ? (size_t)got : 0;
+    }
+    const int number = got < 0 ? errno : 0;
     close(fd);
-    text[got > 0 ? got : 0] = '\0';
-    return got > 0;
+    text[number == 0 ? length : 0] = '\0';
+    return number;
 }
 
 static bool read_process_file(uint32_t process_id, const char *name, char *text, size_t size) {
     char path[48];
     snprintf(path, sizeof path, "/proc/%u/%s", process_id, name);
-    return read_small_file(path, text, size);
+    return read_small_file(path, text, size) == 0 && text[0] != '\0';
 }
 
 uint64_t os_process_start(uint32_t process_id) {
@@ -87,12 +96,16 @@ void os_process_name(uint32_t process_id, char *name, size_t size) {
         name[strcspn(name, "\n")] = '\0';
 }
 
-void os_boot_id(uint8_t id[16]) {
+int os_boot_id(uint8_t id[16]) {
+    static const char path[] = "/proc/sys/kernel/random/boot_id";
     char text[64];
     size_t digits = 0;
     memset(id, 0, 16);
-    if (!read_small_file("/proc/sys/kernel/random/boot_id", text, sizeof text))
-        return;
+    const int number = read_small_file(path, text, sizeof text);
+    if (number == ENOENT || number == ENOTDIR || number == EACCES || number == EPERM)
+        return 0; /* it is never told here */
+    if (number != 0)
+        return os__system_error(number, "ask which start of the machine this is", path);
     /* A UUID: 32 hexadecimal digits, and dashes between. */
     for (const char *at = text; *at != '\0' && digits < 32; at++) {
         static const char hexadecimal[] = "0123456789abcdef";
@@ -102,6 +115,7 @@ void os_boot_id(uint8_t id[16]) {
         id[digits / 2] = (uint8_t)(id[digits / 2] << 4 | (found - hexadecimal));
         digits++;
     }
+    return 0;
 }
 
 uint32_t os_system(void) {

@@ -66,6 +66,8 @@ int __wrap_open(const char *path, int flags, ...) {
     enum fault_call call = FAULT_OPEN;
     if ((flags & O_TMPFILE) == O_TMPFILE)
         call = FAULT_OPEN_UNNAMED;
+    else if (strcmp(path, "/proc/sys/kernel/random/boot_id") == 0)
+        call = FAULT_OPEN_BOOT_ID;
     else if (strncmp(path, "/proc/", 6) == 0 && strncmp(path, "/proc/self/fd/", 14) != 0)
         call = FAULT_OPEN_PROC;
     return fault_refuses(call) ? -1 : __real_open(path, flags, mode);

@@ -31,6 +31,7 @@ const struct fault_kind fault_kinds[FAULT_CALLS] = {
                             "open",
                             {EIO, EINTR, EMFILE, ENOSPC, EDQUOT, EACCES, EOPNOTSUPP, EISDIR}},
     [FAULT_OPEN_PROC] = {"open (/proc)", "open", {EIO, EINTR, EMFILE, ENOENT}},
+    [FAULT_OPEN_BOOT_ID] = {"open (the id of the start)", "open", {EIO, EINTR, EMFILE}},
     [FAULT_OPENAT] = {"openat", "openat", {EIO, EINTR, EMFILE, ENFILE, ENOMEM, ENOSPC}},
     [FAULT_CLOSE] = {"close", "close", {EIO, EINTR}},
     [FAULT_READ] = {"read", "read", {EIO, EINTR, FAULT_ONE_BYTE, FAULT_HALF}},

@@ -32,7 +32,8 @@ enum fault_call {
     FAULT_MSYNC,
     FAULT_OPEN,
     FAULT_OPEN_UNNAMED, /* O_TMPFILE */
-    FAULT_OPEN_PROC,    /* what the system tells about itself and about processes */
+    FAULT_OPEN_PROC,    /* what the system tells about processes */
+    FAULT_OPEN_BOOT_ID,
     FAULT_OPENAT,
     FAULT_CLOSE,
     FAULT_READ,

@@ -212,12 +212,13 @@ void os_process_name(uint32_t process_id, char *name, size_t size) {
         snprintf(name, size, "%s", process_id == os_process_id() ? "simulated" : "");
 }
 
-void os_boot_id(uint8_t id[16]) {
+int os_boot_id(uint8_t id[16]) {
     memset(id, 0, 16);
     pthread_mutex_lock(&sim.mutex);
     memcpy(id, &sim.boot, sizeof sim.boot);
     pthread_mutex_unlock(&sim.mutex);
     id[15] = 1; /* all zero would mean that it is not told */
+    return 0;
 }
 
 uint32_t os_system(void) {
