@@ -32,8 +32,8 @@ void km__control_clear(struct km__control *control, uint64_t generation, uint64_
     atomic_store(&control->magic, KM__CONTROL_MAGIC);
 }
 
-/* Asked once a handle, and an open that cannot ask fails: taken for another start, it would forget the commits of a live
- * map, and believe the disk to have what only the page cache has. */
+/* Asked once a handle, and an open that cannot ask fails: taken for another start, it would forget the commits of a
+ * live map, and believe the disk to have what only the page cache has. */
 int km__boot_read(km_map *map) {
     uint8_t id[16];
     const int result = os_boot_id(id);

@@ -380,11 +380,10 @@ static const struct {
     {0xca451a4eu, false, "bcachefs"},
 };
 
-/* What kind of file system it is; 0 or -1 and errno. */
-static int look_at_system(const struct os_file *file, struct statfs *system) {
+int os__look_at_system(int fd, struct statfs *system) {
     int result;
     do
-        result = fstatfs(file->descriptor.fd, system);
+        result = fstatfs(fd, system);
     while (result != 0 && errno == EINTR);
     return result;
 }
@@ -392,12 +391,12 @@ static int look_at_system(const struct os_file *file, struct statfs *system) {
 /* Where the system does not tell, space is taken in any case: a fault costs more. */
 bool os_file_holes_take_space(struct os_file *file) {
     struct statfs system;
-    return look_at_system(file, &system) != 0 || (uint32_t)system.f_type == MAGIC_TMPFS;
+    return os__look_at_system(file->descriptor.fd, &system) != 0 || (uint32_t)system.f_type == MAGIC_TMPFS;
 }
 
 int os_file_check_coherent(struct os_file *file) {
     struct statfs system;
-    if (look_at_system(file, &system) != 0)
+    if (os__look_at_system(file->descriptor.fd, &system) != 0)
         return os__system_error(errno, "look at its file system", file->path);
     uint32_t magic = (uint32_t)system.f_type;
     const char *name = "unknown to keepmap";

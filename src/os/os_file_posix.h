@@ -25,6 +25,10 @@ char *os__file_directory(const char *path);
 /** Give a file without a name the name `name` in a directory; -1 and errno. */
 int os__file_link(const struct os_file *file, int directory, const char *name);
 
+/** What kind of file system it is; 0, or -1 and errno. */
+struct statfs;
+int os__look_at_system(int fd, struct statfs *system);
+
 /* ---- objects backed by the paging file: os_object_linux.c, by their targets -------------------------------------- */
 
 int os__object_open(struct os_file **file, const char *target, bool writable);

@@ -94,6 +94,8 @@ static int open_base(const char *target, const char **path, int *base) {
     do
         fd = open(*path, O_PATH | O_DIRECTORY | O_CLOEXEC);
     while (fd < 0 && errno == EINTR);
+    if (fd < 0 && errno != ENOENT && errno != ENOTDIR && errno != ELOOP && errno != EACCES)
+        return os__system_error(errno, "open the directory where such objects are kept", *path);
     if (fd < 0)
         return km__error(
             errno == EACCES ? KM_EACCESS : KM_EUNSUPPORTED,
@@ -103,7 +105,7 @@ static int open_base(const char *target, const char **path, int *base) {
     struct statfs system;
     struct stat status;
     int error = 0;
-    if (fstatfs(fd, &system) != 0 || fstat(fd, &status) != 0)
+    if (os__look_at_system(fd, &system) != 0 || fstat(fd, &status) != 0)
         error = os__system_error(errno, "look at its file system", *path);
     else if ((uint32_t)system.f_type != MAGIC_TMPFS)
         error = km__error(KM_EUNSUPPORTED,
