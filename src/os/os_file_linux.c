@@ -139,6 +139,14 @@ static int rename_exclusive(const char *from, const char *to) {
     return 0;
 }
 
+static int repeat_sync(int (*sync_call)(int fd), int fd) {
+    int result;
+    do
+        result = sync_call(fd);
+    while (result != 0 && errno == EINTR);
+    return result;
+}
+
 /* Make the entries of the directory of `path` durable. Who may not read the directory cannot open it to sync it, and
  * syncs the file system instead. */
 static int sync_directory(const struct os_file *file, const char *path) {
@@ -147,12 +155,9 @@ static int sync_directory(const struct os_file *file, const char *path) {
         return os__system_error(ENOMEM, "make its name durable", path);
     int fd = open(directory, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     free(directory);
-    int result;
-    do
-        result = fd >= 0 ? fsync(fd) : syncfs(file->descriptor.fd);
-    while (result != 0 && errno == EINTR);
-    if (result != 0 && (errno == EINVAL || errno == EROFS)) /* a file system without syncs of directories */
-        result = syncfs(file->descriptor.fd);
+    int result = fd >= 0 ? repeat_sync(fsync, fd) : -1;
+    if (fd < 0 || (result != 0 && (errno == EINVAL || errno == EROFS))) /* a file system without syncs of directories */
+        result = repeat_sync(syncfs, file->descriptor.fd);
     int error = result == 0 ? 0 : os__system_error(errno, "make its name durable", path);
     if (fd >= 0)
         close(fd);
