@@ -185,8 +185,11 @@ int km__geometry_refresh(km_map *map) {
 
 static int look_at_file(km_map *map) {
     struct os_file_info info;
-    if (os_file_info(map->file, &info) != 0)
+    const int looked = os_file_info(map->file, &info);
+    if (looked == KM_ESYSTEM) /* the descriptor was closed */
         return km__error_prefix(KM_ESTALE, "%s: the handle's file is gone: close it and open the map again", map->path);
+    if (looked != 0)
+        return looked; /* it could not be looked at now, which does not say that it is gone */
     if (info.device != map->identity.device || info.inode != map->identity.inode)
         return km__error(KM_ESTALE,
                          "%s: the program closed the handle's file and opened another in its place: close the handle "

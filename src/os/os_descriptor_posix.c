@@ -73,8 +73,11 @@ int os__descriptor_adopt(struct os__descriptor *descriptor, int fd, const char *
 
 bool os__descriptor_holds(const struct os__descriptor *descriptor) {
     struct os_file_info info;
-    return descriptor->fd >= 0 && os__look(descriptor->fd, &info) == 0 && info.device == descriptor->device &&
-           info.inode == descriptor->inode;
+    if (descriptor->fd < 0)
+        return false;
+    /* Where the look itself fails, for want of memory perhaps, nothing says that it is not ours any more. */
+    const int number = os__look(descriptor->fd, &info);
+    return number == 0 ? info.device == descriptor->device && info.inode == descriptor->inode : number != EBADF;
 }
 
 void os__descriptor_close(struct os__descriptor *descriptor) {

@@ -42,7 +42,7 @@ struct os__descriptor {
 /** Take over an open descriptor; on an error it is closed. `path` is for the detail. */
 int os__descriptor_adopt(struct os__descriptor *descriptor, int fd, const char *path);
 
-/** Whether the same file still stands behind it. */
+/** Whether the same file still stands behind it, as far as can be told. */
 bool os__descriptor_holds(const struct os__descriptor *descriptor);
 
 /** Close it if it is still ours. */
