@@ -81,8 +81,15 @@ const struct fault_kind fault_kinds[FAULT_CALLS] = {
 static bool armed, happened;
 static struct fault present; /* occurrence 0: none */
 static unsigned counts[FAULT_CALLS];
+static int lacking[FAULT_CALLS]; /* ways; 0: it is there */
 static long blocks;
 static long long mapped;
+
+void fault_lacks(const struct fault_lack *lacks) {
+    memset(lacking, 0, sizeof lacking);
+    for (; lacks != NULL && lacks->way != 0; lacks++)
+        lacking[lacks->call] = lacks->way;
+}
 
 void fault_arm(const struct fault *fault) {
     memset(counts, 0, sizeof counts);
@@ -106,7 +113,7 @@ int fault_hit(enum fault_call call) {
     const unsigned number = ++counts[call];
     if (present.occurrence == 0 || call != present.call || number < present.occurrence ||
         number - present.occurrence >= present.repeat)
-        return 0;
+        return lacking[call];
     happened = true;
     return present.way;
 }

@@ -100,6 +100,15 @@ struct fault {
     int way;
 };
 
+/** What the system lacks as long as the layer is armed: the call always fails so. `way` 0 ends a list. */
+struct fault_lack {
+    enum fault_call call;
+    int way;
+};
+
+/** For the next fault_arm() and those after it; NULL: nothing. */
+void fault_lacks(const struct fault_lack *lacks);
+
 /** Count calls from zero from now on, and fail the one of `fault` (NULL: none). */
 void fault_arm(const struct fault *fault);
 

@@ -45,7 +45,8 @@ struct scenario {
     /** Whether the library may make up for the fault, or pass it over, though it is one that matters elsewhere; or 1
      *  for a result that is not the one of the table. NULL: no. */
     bool (*excuses)(const struct sweep *sweep);
-    unsigned repeat; /* failures in a row; 0: one */
+    unsigned repeat;                /* failures in a row; 0: one */
+    const struct fault_lack *lacks; /* what the system lacks in all runs */
 };
 
 /** Sweep all of the scenarios; the present cmocka test fails if something did not hold. */

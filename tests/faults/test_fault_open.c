@@ -124,10 +124,10 @@ static bool by_another_way(const struct sweep *sweep) {
         return sweep->result == KM_EEXISTS; /* whose it is cannot be seen, but it is there */
     const bool replaces = (sweep->scenario->flags & KM_REPLACE) != 0;
     return by_less_room(sweep) ||
-           (sweep->result == 0 &&
-            (is_taken || fault->call == FAULT_LSTAT || (fault->call == FAULT_OPEN && fault_count(FAULT_SYNCFS) > 0) ||
-             (fault->call == FAULT_FSTATFS && fault->occurrence != 2) ||
-             (fault->call == FAULT_PREAD && replaces && fault->occurrence <= 2)));
+           (sweep->result == 0 && (is_taken || fault->call == FAULT_LSTAT || fault->call == FAULT_UNLINK ||
+                                   (fault->call == FAULT_OPEN && fault_count(FAULT_SYNCFS) > 0) ||
+                                   (fault->call == FAULT_FSTATFS && fault->occurrence != 2) ||
+                                   (fault->call == FAULT_PREAD && replaces && fault->occurrence <= 2)));
 }
 
 static void settle_created(struct sweep *sweep) {
@@ -160,6 +160,40 @@ static void a_map_is_created_whole_or_not_at_all(void **state) {
          .excuses = by_another_way},
         {"replace", .flags = KM_REPLACE, .prepare = sweep_store_closed, .run = create_map, .settle = settle_created,
          .excuses = by_another_way},
+    };
+    SWEEP(scenarios);
+}
+
+/* ---- poor systems ------------------------------------------------------------------------------------------------ */
+
+/* An old kernel, or a file system that can little. */
+static const struct fault_lack poor[] = {{FAULT_OPEN_UNNAMED, EOPNOTSUPP},
+                                         {FAULT_RENAMEAT2, EINVAL},
+                                         {FAULT_PWRITEV2, EOPNOTSUPP},
+                                         {FAULT_FALLOCATE, EOPNOTSUPP},
+                                         {FAULT_STATX, ENOSYS},
+                                         {FAULT_FSYNC, EINVAL},
+                                         {FAULT_USERFAULTFD, ENOSYS},
+                                         {FAULT_OPEN, 0}};
+
+/* The same, where holes cannot be told either. */
+static const struct fault_lack poorest[] = {
+    {FAULT_OPEN_UNNAMED, EISDIR}, {FAULT_RENAMEAT2, ENOSYS}, {FAULT_PWRITEV2, ENOSYS}, {FAULT_FALLOCATE, ENOSYS},
+    {FAULT_STATX, EPERM},         {FAULT_LSEEK, EINVAL},     {FAULT_OPEN, 0}};
+
+static void a_poor_system_is_no_worse_when_a_call_fails(void **state) {
+    (void)state;
+    static const struct scenario scenarios[] = {
+        {"poor, create", .prepare = prepare_nothing, .run = create_map, .settle = settle_created, .lacks = poor,
+         .excuses = by_another_way},
+        {"poor, replace", .flags = KM_REPLACE, .prepare = sweep_store_closed, .run = create_map,
+         .settle = settle_created, .lacks = poor, .excuses = by_another_way},
+        {"poor, recovery", .prepare = sweep_store_killed, .run = open_map, .settle = settle_open, .lacks = poor,
+         .excuses = by_less_room},
+        {"poorest, create", .prepare = prepare_nothing, .run = create_map, .settle = settle_created, .lacks = poorest,
+         .excuses = by_another_way},
+        {"poorest, recovery", .prepare = sweep_store_killed, .run = open_map, .settle = settle_open, .lacks = poorest,
+         .excuses = by_less_room},
     };
     SWEEP(scenarios);
 }
@@ -221,6 +255,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_open_that_fails_leaves_the_map_as_it_was),
         cmocka_unit_test(a_map_is_created_whole_or_not_at_all),
+        cmocka_unit_test(a_poor_system_is_no_worse_when_a_call_fails),
         cmocka_unit_test(a_close_that_fails_loses_nothing_that_is_durable),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
