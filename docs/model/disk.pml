@@ -88,6 +88,7 @@ bool bad;
 
 #define NEWER_SLOT (cache[SLOT(0)] != TORN && (cache[SLOT(1)] == TORN || cache[SLOT(0)] > cache[SLOT(1)]) -> 0 : 1)
 #define NEWEST cache[SLOT(NEWER_SLOT)]
+#define NEW_SLOT BIT(SLOT(NEWER_SLOT)) /* what a durable write of a slot, the newest then, makes durable: nothing else */
 #define SLOTS_DIFFER \
     (cache[SLOT(0)] == TORN || cache[SLOT(1)] == TORN || header_at[cache[SLOT(0)]] != header_at[cache[SLOT(1)]])
 

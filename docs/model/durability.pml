@@ -320,7 +320,7 @@ inline forget_checkpointer() {
     :: SLOTS_DIFFER -> \
         write_slot(header_at[NEWEST], header_to[NEWEST], 0); \
         MARK(file_mark, 1) \
-        sync(h, EVERYTHING); \
+        sync(h, NEW_SLOT); \
         if :: failed -> STORE_POISON; MARK(file_mark, 0) or_else :: else fi; \
         MARK(file_mark, 0) \
         header_durable = NEWEST \
@@ -328,11 +328,13 @@ inline forget_checkpointer() {
     fi;
 #endif
 
-#define SYNC_FILE \
+#define SYNC_ITEMS(items) \
     MARK(file_mark, 1) \
-    sync(CHECKPOINTER, EVERYTHING); \
+    sync(CHECKPOINTER, items); \
     if :: failed -> STORE_POISON; MARK(file_mark, 0) goto give_up :: else fi; \
     MARK(file_mark, 0)
+#define SYNC_FILE SYNC_ITEMS(EVERYTHING)
+#define SYNC_SLOT SYNC_ITEMS(NEW_SLOT)
 #ifdef NO_POISON
 #define STORE_POISON skip
 #else
@@ -362,7 +364,7 @@ proctype Checkpointer() {
 #else
         :: NEWEST != header_durable ->
             atomic { put(SLOT(NEWER_SLOT), NEWEST) }
-            SYNC_FILE
+            SYNC_SLOT
             header_durable = NEWEST
 #endif
         :: else
@@ -401,7 +403,7 @@ proctype Checkpointer() {
             }
             write_slot(header_at[NEWEST], G, 0);
 #ifndef NO_MARK_SYNC
-            SYNC_FILE
+            SYNC_SLOT
             header_durable = NEWEST;
 #endif
             do
@@ -415,13 +417,13 @@ proctype Checkpointer() {
 #endif
             write_slot(to, G, 0);
 #ifndef NO_SLOT_SYNC
-            SYNC_FILE
+            SYNC_SLOT
             header_durable = NEWEST;
 #endif
 #ifndef ONE_SLOT
             write_slot(to, G, 0);
 #ifndef NO_SLOT_SYNC
-            SYNC_FILE
+            SYNC_SLOT
             header_durable = NEWEST;
 #endif
 #endif
@@ -459,6 +461,9 @@ proctype Disk() {
     :: atomic { trouble && x == 0 -> drop_page() }
     od
 }
+
+/* Another comes in the place of one that died while it recovered. */
+#define IT_DIES if :: skip :: crashes < CRASHES -> crashes++; i = 0; goto attach fi;
 
 /* All processes die; then somebody attaches first. */
 proctype Attacher() {
@@ -498,7 +503,16 @@ attach:
         }
 #ifndef NO_RECOVERY_WRITE
         atomic { put(SLOT(slot_index), slot) }
-        i = generation[header_at[slot]] + 1;
+#endif
+#ifndef NO_RECOVERY_SYNC
+        sync(ATTACHER, NEW_SLOT);
+        if :: failed -> goto attach :: else fi;
+        IT_DIES
+        BRING_OTHER_SLOT(ATTACHER, goto attach)
+        IT_DIES
+#endif
+#ifndef NO_RECOVERY_WRITE
+        i = generation[header_at[NEWEST]] + 1;
         do
 #ifdef REREAD
         :: i <= generation[n] -> atomic { put(FRAME(i), cache[FRAME(i)]); i++ }
@@ -509,10 +523,10 @@ attach:
         od;
 #endif
 #ifndef NO_RECOVERY_SYNC
-        if :: i = 0 :: crashes < CRASHES -> crashes++; goto attach fi; /* it dies, another comes */
+        IT_DIES
         sync(ATTACHER, EVERYTHING);
         if :: failed -> goto attach :: else fi;
-        BRING_OTHER_SLOT(ATTACHER, goto attach)
+        IT_DIES
 #endif
         atomic {
             checkpointed = generation[header_at[NEWEST]]; header_durable = NEWEST;
