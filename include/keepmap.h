@@ -293,8 +293,8 @@ KM_API int km_begin(km_map *map, enum km_access access);
 KM_API int km_commit(km_map *map);
 
 /** End a transaction of either kind. What was stored in a write transaction is taken back (with KM_DECLARED, in the
- *  declared ranges; in a live map nothing is). Errors: KM_EMISUSE, KM_EFORKED; with KM_GUARD also KM_ESTALE and KM_EIO:
- *  what was read in the transaction is not to be trusted. */
+ *  declared ranges; in a live map nothing is). Errors: KM_EMISUSE, KM_EFORKED; KM_ESTALE (the program closed
+ *  descriptors of the handle) and, with KM_GUARD, KM_EIO: what was read in the transaction is not to be trusted. */
 KM_API int km_abort(km_map *map);
 
 /**

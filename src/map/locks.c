@@ -26,6 +26,11 @@
  *  L5 A handle that may write holds its SLOT for writing, which takes write permission; who may only read can lock any
  *     byte for reading, for ever. So only a write lock on a SLOT says that a session lives. Otherwise such a reader
  *     could have the words believed that a dead session, or a power cut, left in control: nothing would be recovered.
+ *  L6 A program can close the descriptor that carries a handle's locks, and then others hold what the handle believes
+ *     to be its own. So it looks whether the locks are still there before it writes anything of the file
+ *     (km__still_there). For pins it asks its slot, which costs no call: who takes a slot, or clears the pin of one
+ *     whose lock is free, changes the name in it, and a handle that does not find its own name is lost. Otherwise it
+ *     would overwrite the frame of who has WRITER now, erase the pin of who has its slot, or show a home that moved.
  */
 #include "map.h"
 
@@ -195,6 +200,18 @@ void km__slot_release(km_map *map) {
     map->slot = KM__NO_SLOT;
 }
 
+/* L6. */
+int km__slot_check(km_map *map) {
+    if (map->slot == KM__NO_SLOT || map->lost ||
+        atomic_load_explicit(&map->control->slot[map->slot].waiter, memory_order_acquire) == map->waiter_name)
+        return 0;
+    map->lost = true;
+    return km__error(KM_ESTALE,
+                     "%s: the handle's locks are gone: the program closed a descriptor that it did not open; close the "
+                     "handle and open the map again",
+                     map->path);
+}
+
 void km__pin(km_map *map, uint64_t generation) {
     atomic_store_explicit(&map->control->slot[map->slot].pin, generation, memory_order_release);
 }
@@ -205,6 +222,7 @@ static bool pin_is_live(km_map *map, uint32_t i) {
         return true; /* L3 */
     if (os_lock_try(map->locks, KM__SLOT_LOCKS + i, 1, OS_LOCK_WRITE) != 0)
         return true;
+    atomic_store_explicit(&map->control->slot[i].waiter, 0, memory_order_release); /* L6 */
     atomic_store_explicit(&map->control->slot[i].pin, KM__NO_PIN, memory_order_release);
     os_lock_release(map->locks, KM__SLOT_LOCKS + i, 1);
     return false;

@@ -146,6 +146,7 @@ void km__rest(km_map *map, unsigned attempt); /* a bounded sleep between two tri
 int km__slot_take(km_map *map);
 void km__slot_release(km_map *map);
 int km__session_has_slots(km_map *map); /* 1: another handle that may write is attached */
+int km__slot_check(km_map *map);        /* KM_ESTALE if the handle's slot is not its own any more: L6 */
 void km__pin(km_map *map, uint64_t generation);
 /** Lowest live pin of the session, the handle's own included; `*slot` (NULL allowed) gets its slot. KM__NO_PIN:
  *  none. */

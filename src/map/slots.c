@@ -190,7 +190,7 @@ static int look_at_file(km_map *map) {
         return km__error_prefix(KM_ESTALE, "%s: the handle's file is gone: close it and open the map again", map->path);
     if (looked != 0)
         return looked; /* it could not be looked at now, which does not say that it is gone */
-    if (info.device != map->identity.device || info.inode != map->identity.inode)
+    if (info.device != map->identity.device || info.inode != map->identity.inode || !os_file_is_ours(map->file))
         return km__error(KM_ESTALE,
                          "%s: the program closed the handle's file and opened another in its place: close the handle "
                          "and open the map again",
@@ -221,6 +221,8 @@ int km__still_there(km_map *map) {
     if (result != 0)
         return result;
     result = look_at_file(map);
+    if (result == 0)
+        result = os_locks_check(map->locks); /* L6 */
     map->lost = map->lost || result == KM_ESTALE;
     return result;
 }

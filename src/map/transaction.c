@@ -31,7 +31,7 @@ void km__unpin(km_map *map) {
         if (map->reader_locked)
             km__reader_unlock(map, map->reader_generation);
         map->reader_locked = false;
-    } else if (!map->lost) {
+    } else if (!map->lost && km__slot_check(map) == 0) {
         km__pin(map, KM__NO_PIN);
     }
 }
@@ -69,7 +69,10 @@ static int refresh_for_reading(km_map *map) {
 
 int km__begin_read(km_map *map) {
     const bool anew = map->stale;
-    int result = map->read_only ? km__refresh_read_only(map) : refresh_for_reading(map);
+    int result = km__slot_check(map);
+    if (result != 0)
+        return result;
+    result = map->read_only ? km__refresh_read_only(map) : refresh_for_reading(map);
     if (result == KM_ECORRUPT && !anew && !map->has_twin) { /* V8: the program's own store, perhaps */
         km__unpin(map);
         km__error_clear();
@@ -396,9 +399,10 @@ int km__end(km_map *map, bool keep) {
         return 0;
     }
     map->access = 0;
+    const int held = map->read_only ? os_locks_check(map->locks) : km__slot_check(map); /* L6 */
     km__unpin(map);
     /* A file that is cut within a page shows zeros behind its end, and no fault tells. */
-    return (map->flags & KM_GUARD) != 0 ? km__still_there(map) : 0;
+    return held == 0 && (map->flags & KM_GUARD) != 0 ? km__still_there(map) : held;
 }
 
 static int end(km_map *map, bool keep, const char *name) {

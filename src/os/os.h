@@ -77,6 +77,9 @@ void os_file_close(struct os_file *file); /* NULL allowed */
 
 int os_file_info(struct os_file *file, struct os_file_info *info);
 
+/** False if the program closed the file's descriptor; its number may mean anything by now, also the same file. */
+bool os_file_is_ours(const struct os_file *file);
+
 /** 1 if `path` names this very file, 0 if it names another or none, or an error. */
 int os_file_is_at(struct os_file *file, const char *path);
 
@@ -272,6 +275,12 @@ void os_lock_release(struct os_locks *locks, uint64_t first, uint64_t count);
  * NULL, becomes the first locked byte of one such lock, not before `first`.
  */
 int os_lock_probe(struct os_locks *locks, uint64_t first, uint64_t count, enum os_lock_kind kind, uint64_t *holder);
+
+/**
+ * 0 if the locks that were taken are still held. KM_ESTALE if they are not, because the program closed descriptors that
+ * are not its own; KM_EFORKED in a child.
+ */
+int os_locks_check(const struct os_locks *locks);
 
 void os_locks_close(struct os_locks *locks); /* releases all; NULL allowed */
 

@@ -65,10 +65,22 @@ int os__descriptor_adopt(struct os__descriptor *descriptor, int fd, const char *
         descriptor->fd = -1;
         return os__system_error(number, "look at it", path);
     }
-    descriptor->fd = fd;
-    descriptor->device = info.device;
-    descriptor->inode = info.inode;
+    *descriptor = (struct os__descriptor){.fd = fd, .device = info.device, .inode = info.inode, .mark = -1};
     return 0;
+}
+
+void os__descriptor_mark(struct os__descriptor *descriptor) {
+    uint32_t chance = 0;
+    if (descriptor->mark < 0 && os_random(&chance, sizeof chance) != 0) {
+        km__error_clear();
+        return;
+    }
+    const off_t mark = descriptor->mark >= 0 ? (off_t)descriptor->mark : (off_t)(chance >> 1) + 1;
+    descriptor->mark = lseek(descriptor->fd, mark, SEEK_SET) == mark ? mark : -1;
+}
+
+bool os__descriptor_has_mark(const struct os__descriptor *descriptor) {
+    return descriptor->mark < 0 || lseek(descriptor->fd, 0, SEEK_CUR) == (off_t)descriptor->mark;
 }
 
 bool os__descriptor_holds(const struct os__descriptor *descriptor) {
@@ -77,7 +89,10 @@ bool os__descriptor_holds(const struct os__descriptor *descriptor) {
         return false;
     /* Where the look itself fails, for want of memory perhaps, nothing says that it is not ours any more. */
     const int number = os__look(descriptor->fd, &info);
-    return number == 0 ? info.device == descriptor->device && info.inode == descriptor->inode : number != EBADF;
+    if (number != 0)
+        return number != EBADF;
+    return info.device == descriptor->device && info.inode == descriptor->inode &&
+           os__descriptor_has_mark(descriptor);
 }
 
 void os__descriptor_close(struct os__descriptor *descriptor) {

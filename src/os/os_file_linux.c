@@ -311,10 +311,13 @@ int os_file_next_data(struct os_file *file, uint64_t offset, uint64_t end, uint6
         return error;
     off_t data = lseek(file->descriptor.fd, (off_t)offset, SEEK_DATA);
     off_t hole = -1;
+    if (data >= 0 && (uint64_t)data < end)
+        hole = lseek(file->descriptor.fd, data, SEEK_HOLE);
+    const int number = errno;
+    os__descriptor_mark(&file->descriptor); /* the offset was its mark */
+    errno = number;
     if (data >= 0 && (uint64_t)data >= end)
         return 0;
-    if (data >= 0)
-        hole = lseek(file->descriptor.fd, data, SEEK_HOLE);
     if (hole >= 0) {
         *start = (uint64_t)data;
         *stop = (uint64_t)hole < end ? (uint64_t)hole : end;

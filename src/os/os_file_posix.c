@@ -34,6 +34,7 @@ int os__file_adopt(struct os_file **file, int fd, const char *path, bool writabl
         free(copy);
         return error;
     }
+    os__descriptor_mark(&made->descriptor);
     made->path = copy;
     made->writable = writable;
     made->is_object = os_path_is_object(path);
@@ -104,6 +105,10 @@ void os_file_close(struct os_file *file) {
     free(file->temporary);
     free(file->path);
     free(file);
+}
+
+bool os_file_is_ours(const struct os_file *file) {
+    return os__descriptor_holds(&file->descriptor);
 }
 
 int os_file_info(struct os_file *file, struct os_file_info *info) {

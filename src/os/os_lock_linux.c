@@ -5,7 +5,7 @@
  *
  * The description is opened for the locks alone. It is never mapped, because a mapping keeps a description, and so its
  * locks, alive in a child of fork. The descriptor itself is closed in the child (os_fork_posix.c); before each use we
- * look whether it is still ours.
+ * look whether it is still ours, also where it has become one of the same file: our locks are gone then.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -48,6 +48,8 @@ int os_locks_open(struct os_locks **locks, struct os_file *file) {
         else
             error = os__descriptor_adopt(&made->descriptor, fd, path);
         if (error == 0)
+            os__descriptor_mark(&made->descriptor);
+        if (error == 0)
             os__fork_add(&made->in_child, fd);
         os__fork_release();
     }
@@ -60,21 +62,26 @@ int os_locks_open(struct os_locks **locks, struct os_file *file) {
     return 0;
 }
 
-/* The lock as fcntl() wants it. KM_EFORKED in a child, KM_ESTALE when the descriptor is not ours any more. */
-static int prepare(const struct os_locks *locks, uint64_t first, uint64_t count, int type, struct flock *lock) {
+int os_locks_check(const struct os_locks *locks) {
     if (locks->in_child.fd < 0)
         return km__error(KM_EFORKED, "%s: cannot lock it: the locks are the parent process's", locks->path);
+    if (os__descriptor_holds(&locks->descriptor))
+        return 0;
+    return km__error(KM_ESTALE,
+                     "%s: its locks are gone: the program closed a descriptor that it did not open; close the handle "
+                     "and open it again",
+                     locks->path);
+}
+
+/* The lock as fcntl() wants it. */
+static int prepare(const struct os_locks *locks, uint64_t first, uint64_t count, int type, struct flock *lock) {
     if (count == 0)
         return km__error(KM_EINVAL, "%s: cannot lock an empty range", locks->path);
     int error = os__check_range(first, count, "lock it", locks->path);
+    if (error == 0)
+        error = os_locks_check(locks);
     if (error != 0)
         return error;
-    if (!os__descriptor_holds(&locks->descriptor))
-        return km__error(
-            KM_ESTALE,
-            "%s: cannot lock it: the program closed a descriptor that it did not open; close the handle and "
-            "open it again",
-            locks->path);
     memset(lock, 0, sizeof *lock); /* l_pid must be 0 */
     lock->l_type = (short)type;
     lock->l_whence = SEEK_SET;
@@ -102,7 +109,9 @@ int os_lock_try(struct os_locks *locks, uint64_t first, uint64_t count, enum os_
 void os_lock_release(struct os_locks *locks, uint64_t first, uint64_t count) {
     if (locks->in_child.fd < 0)
         return;
-    /* Not looked at first whether the descriptor is still ours: another file has no locks of anybody's out here. */
+    /* Not looked at first whether it is still ours: another file has no locks of anybody's out here. */
+    if (!os__descriptor_has_mark(&locks->descriptor)) /* but who has opened the same file may have some */
+        return;
     struct flock lock = {.l_type = F_UNLCK, .l_whence = SEEK_SET, .l_start = (off_t)first, .l_len = (off_t)count};
     /* The kernel joins neighbouring locks, and to release one from their midst it needs memory. A lock that stayed
      * would keep everybody else out until this handle is closed. */

@@ -32,17 +32,25 @@ int os__look(int fd, struct os_file_info *info);
 
 /**
  * A descriptor and what stood behind it when it was opened. Programs close descriptors that are not theirs, and the
- * number then soon means another file; so we look before we lock, and before we close.
+ * number then soon means another file; so we look before we lock, and before we close. It may even mean the same file,
+ * opened by somebody else: without our locks, or so that writes go to its end. So descriptions of maps have a mark.
  */
 struct os__descriptor {
     int fd; /* -1: closed */
     uint64_t device, inode;
+    int64_t mark; /* the offset at which nobody but us has left the description; -1: it has none */
 };
 
 /** Take over an open descriptor; on an error it is closed. `path` is for the detail. */
 int os__descriptor_adopt(struct os__descriptor *descriptor, int fd, const char *path);
 
-/** Whether the same file still stands behind it, as far as can be told. */
+/** Mark the description, by an offset of chance: we read and write at offsets of our own. Who moves it does so again. */
+void os__descriptor_mark(struct os__descriptor *descriptor);
+
+/** Whether the mark is there, or there is none. Costs less than the next one. */
+bool os__descriptor_has_mark(const struct os__descriptor *descriptor);
+
+/** Whether the same file still stands behind it, as far as can be told, and, if it is marked, the very description. */
 bool os__descriptor_holds(const struct os__descriptor *descriptor);
 
 /** Close it if it is still ours. */

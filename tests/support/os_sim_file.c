@@ -150,6 +150,11 @@ static int fill_info(const struct os_file *file, struct os_file_info *info) {
     return 0;
 }
 
+bool os_file_is_ours(const struct os_file *file) {
+    (void)file; /* nobody closes anything behind our back here */
+    return true;
+}
+
 int os_file_info(struct os_file *file, struct os_file_info *info) {
     enter();
     int error = sim_pass(OS_SIM_INFO, file->epoch, file->path);
