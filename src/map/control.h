@@ -23,7 +23,8 @@
  * | suspect           | who finds file_mark set, or a sync that    | CHECKPOINT, or SYNC;      |
  * |                   | has not ended, by a dead holder            | atomic maximum            |
  * | writer_wanted ... | waiters set it, the releaser clears it     | none                      |
- * | holder            | live: the holder of WRITER, slot + 1       | WRITER                    |
+ * | holder            | the holder of WRITER, slot + 1; counts in  | WRITER                    |
+ * |                   | live maps, elsewhere only to name it       |                           |
  * | unsure            | live: set by the first to attach, and who  | ATTACH, none,             |
  * |                   | syncs without CHECKPOINT; cleared by a seal | CHECKPOINT               |
  * | boot              | the first to attach                        | ATTACH                    |

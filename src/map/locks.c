@@ -121,6 +121,22 @@ static const char *lock_user(enum km__lock lock) {
     }
 }
 
+/* Who waits for a writer is told which process that is. Where only a child of a bare clone() is left of that process,
+ * it is still the one that opened the map. */
+static int timed_out(km_map *map, enum km__lock lock) {
+    const uint32_t slot = map->control == NULL ? 0 : atomic_load_explicit(&map->control->holder, memory_order_relaxed);
+    const bool known = lock == KM__WRITER && slot != 0 && slot <= KM__SLOTS && slot - 1 != map->slot &&
+                       os_lock_probe(map->locks, KM__SLOT_LOCKS + slot - 1, 1, OS_LOCK_WRITE, NULL) == 1;
+    if (known)
+        return km__error(
+            KM_EBUSY,
+            "%s: %s, of process %lu, and did not end in time: see who is attached (keepmap who), or wait longer",
+            map->path, lock_user(lock),
+            (unsigned long)atomic_load_explicit(&map->control->slot[slot - 1].process_id, memory_order_relaxed));
+    return km__error(KM_EBUSY, "%s: %s, and did not end in time: see who is attached (keepmap who), or wait longer",
+                     map->path, lock_user(lock));
+}
+
 int km__lock_wait(km_map *map, enum km__lock lock, enum os_lock_kind kind, uint64_t deadline) {
     _Atomic uint32_t *word = NULL;
     if (map->control != NULL && map->slot != KM__NO_SLOT && kind == OS_LOCK_WRITE)
@@ -130,9 +146,7 @@ int km__lock_wait(km_map *map, enum km__lock lock, enum os_lock_kind kind, uint6
         if (result != KM_EBUSY)
             return result;
         if (os_time_monotonic_ns() >= deadline)
-            return km__error(KM_EBUSY,
-                             "%s: %s, and did not end in time: see who is attached (keepmap who), or wait longer",
-                             map->path, lock_user(lock));
+            return timed_out(map, lock);
         if (word == NULL) {
             km__rest(map, attempt + 32);
             continue;

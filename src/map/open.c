@@ -181,6 +181,7 @@ static int rebuild(km_map *map, struct km__slots *slots) {
     atomic_store(&control->checkpointed, header->generation);
     atomic_store(&control->geometry, header->geometry);
     atomic_store(&control->clean, clean ? 1u : 0u);
+    atomic_store(&control->holder, 0);
     return 0;
 }
 

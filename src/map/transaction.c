@@ -104,6 +104,7 @@ int km__begin_write(km_map *map, uint64_t deadline) {
         result = km__journal_adopt(map); /* J3 */
     if (result == 0) {
         km__pin(map, map->cursor.generation);
+        atomic_store_explicit(&map->control->holder, map->slot + 1, memory_order_relaxed);
         map->access = KM_WRITE;
         return 0;
     }
@@ -285,6 +286,8 @@ static void take_over(km_map *map, const struct km__cursor *after, uint64_t posi
 static void end_write(km_map *map) {
     map->access = 0;
     km__unpin(map);
+    if (!map->lost)
+        atomic_store_explicit(&map->control->holder, 0, memory_order_relaxed);
     km__unlock(map, KM__WRITER);
 }
 
