@@ -300,8 +300,10 @@ KM_API int km_abort(km_map *map);
 /**
  * Declare that `length` bytes at `offset` are going to be stored to. Required before storing with KM_DECLARED;
  * otherwise needed only for memory that the kernel or a device writes behind the processor's back (O_DIRECT,
- * io_uring, RDMA). Errors: KM_EINVAL (outside the data), KM_EMISUSE (not in a write transaction), KM_ENOMEM,
- * KM_EFORKED.
+ * io_uring, RDMA). Register such memory (fixed buffers of io_uring, memory regions of RDMA) inside the transaction, and
+ * unregister it before the end: a registration holds the pages that the view has at that moment, and abort and begin
+ * may put others in their place; what is written through it then is in no view and in no commit. Errors: KM_EINVAL
+ * (outside the data), KM_EMISUSE (not in a write transaction), KM_ENOMEM, KM_EFORKED.
  */
 KM_API int km_touch(km_map *map, uint64_t offset, uint64_t length);
 
