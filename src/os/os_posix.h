@@ -44,7 +44,7 @@ struct os__descriptor {
 /** Take over an open descriptor; on an error it is closed. `path` is for the detail. */
 int os__descriptor_adopt(struct os__descriptor *descriptor, int fd, const char *path);
 
-/** Mark the description, by an offset of chance: we read and write at offsets of our own. Who moves it does so again. */
+/** Mark the description, by an offset of chance, as we read and write elsewhere. Who moves it marks it again. */
 void os__descriptor_mark(struct os__descriptor *descriptor);
 
 /** Whether the mark is there, or there is none. Costs less than the next one. */

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * A named scenario: a program closes the descriptors of a handle, one at a time, and opens something else that gets the
- * number. The handle may refuse what it is asked; it loses nothing that was acknowledged, takes nothing from the handles
- * of others, and touches nothing of what has the number now.
+ * A named scenario: a program closes the descriptors of a handle, one at a time, and opens something else that gets
+ * the number. The handle may refuse what it is asked; it loses nothing that was acknowledged, takes nothing from the
+ * handles of others, and touches nothing of what has the number now.
  */
 #include <fcntl.h>
 #include <stdbool.h>

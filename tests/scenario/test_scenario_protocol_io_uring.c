@@ -166,8 +166,8 @@ static void commit_fixed_buffers(const char *tracker, struct input *input, bool 
     assert_int_equal(unsetenv("KEEPMAP_TRACKER"), 0);
 }
 
-/* Registered anew in each transaction; or kept, which is possible as long as nothing puts other pages of the view in the
- * place of those that were registered. */
+/* Registered anew in each transaction; or kept, which is possible as long as nothing puts other pages of the view in
+ * the place of those that were registered. */
 static void what_the_kernel_stores_to_a_fixed_buffer_is_committed(void **state) {
     (void)state;
     static struct input input;

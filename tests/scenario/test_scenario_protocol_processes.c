@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Named scenarios of processes: a dead one whose pin is cleared while its slot is taken again, children of fork and of a
- * bare clone() that outlive their parent.
+ * Named scenarios of processes: a dead one whose pin is cleared while its slot is taken again, children of fork and of
+ * a bare clone() that outlive their parent.
  *
  * This program has an fcntl() of its own, through which all locks are taken, and which lets somebody attach just before
  * or just behind a chosen call.
