@@ -126,7 +126,7 @@ static const char *lock_user(enum km__lock lock) {
 static int timed_out(km_map *map, enum km__lock lock) {
     const uint32_t slot = map->control == NULL ? 0 : atomic_load_explicit(&map->control->holder, memory_order_relaxed);
     const bool known = lock == KM__WRITER && slot != 0 && slot <= KM__SLOTS && slot - 1 != map->slot &&
-                       os_lock_probe(map->locks, KM__SLOT_LOCKS + slot - 1, 1, OS_LOCK_WRITE, NULL) == 1;
+                       os_lock_probe(map->locks, KM__SLOT_LOCKS + slot - 1, 1, OS_LOCK_READ, NULL) == 1; /* L5 */
     if (known)
         return km__error(
             KM_EBUSY,
