@@ -215,9 +215,9 @@ static void the_last_to_close_waits_for_no_reader(void **state) {
 int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_last_to_close_waits_for_no_reader),
         cmocka_unit_test(no_lock_of_a_reader_takes_a_commit_or_waits_for_ever),
         cmocka_unit_test(a_lock_of_a_reader_is_no_session),
-        cmocka_unit_test(the_last_to_close_waits_for_no_reader),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
