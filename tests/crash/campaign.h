@@ -45,6 +45,7 @@
     X(COMMITS_ON_TOP, "commits on a recovery, cut again")                                                              \
     X(COPIES_WHOLE, "copies found whole")                                                                              \
     X(COPIES_MISSING, "copies cut off, without a name")                                                                \
+    X(LONE_DEATHS, "deaths of one process beside others, in scripts")                                                  \
     X(LIVE_SEALED, "live maps found sealed")                                                                           \
     X(LIVE_UNSEALED, "live maps found not sealed")                                                                     \
     X(DEATHS, "deaths without a power cut")                                                                            \

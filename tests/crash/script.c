@@ -6,6 +6,7 @@
 
 #include "campaign.h"
 #include "format/checksum.h"
+#include "map/map.h"
 
 #define OPERATIONS_LEAST 15
 #define OPERATIONS_MOST 50
@@ -321,14 +322,75 @@ const char *script_copy_path(unsigned number) {
     return path;
 }
 
+/* ---- death ------------------------------------------------------------------------------------------------------- */
+
+static void save_point(void *context, enum os_sim_operation operation, uint64_t step);
+
+enum { DIES_IN_COMMIT, DIES_IN_CHECKPOINT, DIES_IN_SYNC, DEATHS };
+
+/* Its locks are gone, its mappings stay; nobody closes the handle. */
+static void bury(struct script *script, int which) {
+    os_locks_close(script->maps[which]->locks);
+    script->maps[which]->locks = NULL;
+    script->maps[which] = NULL;
+    if (script->first_point == 0)
+        campaign_add(COUNT_LONE_DEATHS, 1);
+}
+
+/* Whether what the dead one was committing is a commit: who writes next has adopted it, or it never will be one. */
+static bool take_stock(struct script *script, int which) {
+    if (!succeeded(script, "km_begin(KM_WRITE)", km_begin(script->maps[which], KM_WRITE)))
+        return false;
+    const uint64_t now = km_generation(script->maps[which]);
+    if (now != script->newest && (now != script->newest + 1 || now != script->bounds.high))
+        script_broken(script, "after a death the newest generation is %llu, was %llu", (unsigned long long)now,
+                      (unsigned long long)script->newest);
+    script->newest = script->bounds.high = now;
+    expect_shown(script, which, now);
+    return succeeded(script, "km_abort", km_abort(script->maps[which])) && sync_all(script, which);
+}
+
+/* The process of one handle dies at a step of what it does, and the others go on. */
+static bool die(struct script *script, int which) {
+    static unsigned char next[SCRIPT_CAPACITY];
+    km_map *map = script->maps[which];
+    const uint64_t doing = chance_below(&script->chance, DEATHS);
+    const uint64_t steps = 1 + chance_below(&script->chance, doing == DIES_IN_CHECKPOINT ? 10 : 3);
+    if (script->may_fail)
+        return true;
+    end_all_reading(script);
+    if (doing == DIES_IN_COMMIT) {
+        const struct generation *base = &script->history[script->newest];
+        begin_writing(script, which);
+        memcpy(next, base->bytes, base->size);
+        fill_stores(script, next, base->size, map, false);
+        remember(script, script->newest + 1, next, base->size);
+    }
+    script->dies_in = steps;
+    if (setjmp(script->dead) == 0) {
+        const int result = doing == DIES_IN_COMMIT       ? km_commit(map)
+                           : doing == DIES_IN_CHECKPOINT ? km_checkpoint(map)
+                                                         : km_sync(map);
+        script->dies_in = 0;
+        if (!succeeded(script, "a call with fewer steps", result))
+            return false;
+    } else {
+        os_sim_watch(save_point, script);
+        bury(script, which);
+    }
+    return open_missing(script) && take_stock(script, chance_percent(&script->chance, 50) ? DURABLE : LAZY);
+}
+
 /* ---- the script -------------------------------------------------------------------------------------------------- */
 
 /* One operation; false once it has met a failed sync. */
 static bool operate(struct script *script) {
     const unsigned pick = (unsigned)chance_below(&script->chance, 100);
     const int writer = chance_percent(&script->chance, 50) ? DURABLE : LAZY;
-    if (pick < 46)
+    if (pick < 39)
         return commit(script, writer, false);
+    if (pick < 46)
+        return die(script, writer);
     if (pick < 50)
         return commit(script, writer, true);
     if (pick < 58)
@@ -424,6 +486,10 @@ static void save_point(void *context, enum os_sim_operation operation, uint64_t 
                                                                .operation = operation,
                                                                .after_sync = script->synced};
     script->synced = operation == OS_SIM_SYNC;
+    if (script->dies_in != 0 && --script->dies_in == 0) {
+        os_sim_watch(NULL, NULL);
+        longjmp(script->dead, 1);
+    }
 }
 
 void script_for_each_point(struct script *script, uint64_t seed, script_visitor *visit) {

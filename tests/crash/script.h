@@ -2,8 +2,9 @@
  *
  * A seeded script of operations on the simulated system, on four handles of one map: commits (durable, lazy, declared,
  * larger than the journal, of nothing), aborted transactions, stores outside of transactions, checkpoints, syncs,
- * growth, snapshots that are kept, copies and reopenings. It keeps an array for each generation, written before the
- * commit that makes it, and knows which of them may be found after a power cut.
+ * growth, snapshots that are kept, copies, reopenings, and the death of one process beside the others. It keeps an
+ * array for each generation, written before the commit that makes it, and knows which of them may be found after a
+ * power cut.
  */
 #ifndef KM_TESTS_SCRIPT_H
 #define KM_TESTS_SCRIPT_H
@@ -67,6 +68,8 @@ struct script {
     size_t point_count;
     uint64_t first_point, points_met; /* those from `first_point` on are saved, as many as there is room for */
     bool synced;
+    uint64_t dies_in; /* steps until the process of the handle at work dies; 0: it does not */
+    jmp_buf dead;
     unsigned operation;
     bool may_fail; /* a sync was made to fail: KM_EIO is a right answer */
     bool failed;   /* and has been given */
