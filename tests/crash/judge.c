@@ -281,9 +281,10 @@ void judge_cuts(struct script *script, const struct point *point) {
         return;
     for (int policy = OS_SIM_EVERYTHING; policy <= OS_SIM_TORN; policy++)
         try_image(script, point, (enum os_sim_policy)policy, seed++);
-    if (os_sim_state_pending_in(point->state, SCRIPT_PATH, 0, 2 * KM__SLOT_SIZE) > 1)
-        for (unsigned i = 0; i < 3; i++)
-            try_image(script, point, i == 0 ? OS_SIM_SECTORS : OS_SIM_TORN, seed++);
+    const bool a = os_sim_state_pending_in(point->state, SCRIPT_PATH, KM__SLOT_A, KM__SLOT_SIZE) > 1;
+    const bool b = os_sim_state_pending_in(point->state, SCRIPT_PATH, KM__SLOT_B, KM__SLOT_SIZE) > 1;
+    for (unsigned i = 0; i < (a && b ? 12u : a || b ? 3u : 0u); i++)
+        try_image(script, point, i < 2 && !(a && b) ? OS_SIM_TORN : OS_SIM_SECTORS, seed++);
     if ((script->creation_flags & KM_FULL_PAGES) != 0)
         for (unsigned i = 0; i < 3; i++)
             try_image(script, point, OS_SIM_GARBLED, seed++);

@@ -378,7 +378,9 @@ static bool die(struct script *script, int which) {
         os_sim_watch(save_point, script);
         bury(script, which);
     }
-    return open_missing(script) && take_stock(script, chance_percent(&script->chance, 50) ? DURABLE : LAZY);
+    const int heir = chance_percent(&script->chance, 50) ? DURABLE : LAZY;
+    const bool goes_on = chance_percent(&script->chance, 70); /* with what the dead one left half done */
+    return open_missing(script) && take_stock(script, heir) && (!goes_on || checkpoint(script, heir));
 }
 
 /* ---- the script -------------------------------------------------------------------------------------------------- */
