@@ -15,9 +15,11 @@
 #include <fcntl.h>
 #include <fuse.h>
 #include <linux/falloc.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -137,6 +139,7 @@ int main(int count, char **arguments) {
         fprintf(stderr, "usage: recorder MOUNTPOINT BACKING LOG\n");
         return 2;
     }
+    prctl(PR_SET_PDEATHSIG, SIGTERM); /* as if unmounted: nobody else would end it */
     backing = open(arguments[2], O_RDWR | O_CLOEXEC);
     recorder_log = fopen(arguments[3], "wb");
     if (backing < 0 || recorder_log == NULL) {
