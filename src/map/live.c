@@ -336,8 +336,7 @@ int km__live_end(km_map *map, bool keep) {
 
 /* ---- seal -------------------------------------------------------------------------------------------------------- */
 
-/* S9: have what is not a hole of pages [first, first + count) written. */
-static int write_again(km_map *map, uint64_t first, uint64_t count) {
+int km__write_again(km_map *map, uint64_t first, uint64_t count) {
     const uint64_t data = map->header.data_offset, end = data + (first + count) * KM__PAGE;
     int result = 0;
     for (uint64_t at = data + first * KM__PAGE; at < end && result == 0;) {
@@ -376,7 +375,7 @@ static int seal_pages(km_map *map, uint64_t *digest) {
     for (uint64_t first = 0; result == 0 && first < pages; first += ENTRIES) {
         const uint64_t count = pages - first < ENTRIES ? pages - first : ENTRIES;
         if (unsure)
-            result = write_again(map, first, count);
+            result = km__write_again(map, first, count);
         if (result == 0 && checked)
             result = seal_block(map, first, count, unsure, digest);
     }

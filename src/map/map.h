@@ -46,6 +46,7 @@ struct km_map {
     bool read_only;
     bool raw;      /* no header, no control, no commits: see raw.c */
     bool named;    /* backed by the paging file: it ends with its last user */
+    bool unsure;   /* raw: the last sync failed */
     bool lost;     /* KM_ESTALE was found: the mappings may have lost their file, and nothing touches them any more */
     bool faulted;  /* a fault was met (KM_GUARD), so that it is lost */
     bool is_last;  /* under ATTACH, closing, and no other handle may write */
@@ -214,6 +215,8 @@ int km__live_begin(km_map *map, enum km_access access); /* KM_EABANDONED with th
 int km__live_end(km_map *map, bool keep);
 int km__live_seal(km_map *map, uint64_t deadline, bool closing);
 int km__live_grow(km_map *map, uint64_t size, uint64_t deadline);
+/** S9: have what is not a hole of pages [first, first + count) of the shared view written by the next sync. */
+int km__write_again(km_map *map, uint64_t first, uint64_t count);
 /** The newest generation, as far as anybody can tell without a session. */
 uint64_t km__live_generation(const km_map *map, const struct km__header *header);
 /** The newest header, whose clean flag says "sealed", and whether the next writer is told of a dead one. */
@@ -225,6 +228,7 @@ int km__raw_create(struct os_file *file, const struct km_options *options, const
 /** KM_EINVAL if the file, `size` bytes long, is a map. */
 int km__raw_refuse_maps(struct os_file *file, uint64_t size, const char *path);
 int km__raw_attach(km_map *map);
+int km__raw_sync(km_map *map);
 int km__raw_refuse(km_map *map, const char *what); /* KM_EUNSUPPORTED: `what` needs more than bytes */
 
 /* ---- wait.c ---- */

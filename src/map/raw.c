@@ -9,6 +9,10 @@
  * A file that is a keepmap map is refused for writing: stores to it would go around the header, the journal and
  * everybody's views, and the next to open it would find it damaged. The bytes of a map are refused for a new file, too,
  * and before it has its name: it could not be opened, and would be left behind.
+ *
+ * After a sync that failed the page cache shows bytes that the disk never got, and a new sync reports success (S9 in
+ * live.c). There is no word that all could read, so it is the handle that was told which has all pages written again
+ * by its next sync. (Who opens the file after that is not told by the system, and syncs what he stores himself.)
  */
 #include <string.h>
 
@@ -69,6 +73,14 @@ int km__raw_attach(km_map *map) {
         result = os_view_map(&map->view, map->file, map->read_only ? OS_VIEW_SHARED_READ_ONLY : OS_VIEW_SHARED, 0, size,
                              size);
     map->cursor.data_size = size;
+    return result;
+}
+
+int km__raw_sync(km_map *map) {
+    int result = map->unsure ? km__write_again(map, 0, km__pages_of(map->cursor.data_size)) : 0;
+    if (result == 0)
+        result = os_view_sync(&map->view);
+    map->unsure = result != 0;
     return result;
 }
 

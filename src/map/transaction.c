@@ -444,7 +444,7 @@ int km_sync(km_map *map) {
         return result;
     result = may_write(map, "km_sync()");
     if (result == 0 && map->raw)
-        result = os_view_sync(&map->view);
+        result = km__raw_sync(map);
     else if (result == 0 && km__is_live(map))
         result = km__live_seal(map, km__deadline(map), false);
     else if (result == 0)

@@ -302,6 +302,29 @@ static void what_a_dead_sealer_may_not_have_written_is_written_again(void **stat
     }
 }
 
+/* ---- raw maps ---------------------------------------------------------------------------------------------------- */
+
+/* The page cache goes on showing what the disk never got, and calls it written. */
+static void a_sync_of_raw_bytes_after_one_that_failed_means_what_it_says(void **state) {
+    (void)state;
+    for (unsigned failures = 1; failures <= 2; failures++) {
+        os_sim_reset(failures);
+        km_map *map = open_map(PATH, KM_RAW, KM_CREATE);
+        memset(km_data(map), 7, SIZE);
+        for (unsigned i = 0; i < failures; i++) {
+            os_sim_fail(OS_SIM_SYNC, 1, 1, KM_EIO);
+            must_fail(km_sync(map), KM_EIO);
+        }
+        must(km_sync(map));
+        os_sim_cut();
+        os_sim_reboot(NULL, OS_SIM_NOTHING, 1);
+        map = open_map(PATH, KM_RAW, 0);
+        for (unsigned at = 0; at < SIZE; at++)
+            assert_int_equal(bytes(map)[at], 7);
+        must(km_close(map));
+    }
+}
+
 /* ---- objects ----------------------------------------------------------------------------------------------------- */
 
 static void live_a_life(km_map *map, uint32_t mode) {
@@ -392,6 +415,7 @@ int main(void) {
         cmocka_unit_test(what_a_dead_grower_may_have_been_told_is_not_forgotten),
         cmocka_unit_test(what_a_hindered_close_may_have_been_told_is_not_forgotten),
         cmocka_unit_test(what_a_dead_sealer_may_not_have_written_is_written_again),
+        cmocka_unit_test(a_sync_of_raw_bytes_after_one_that_failed_means_what_it_says),
         cmocka_unit_test(an_object_makes_no_sync_and_is_gone_after_a_power_cut),
         cmocka_unit_test(an_object_whose_only_user_died_at_any_step_is_absent),
     };
