@@ -7,7 +7,8 @@
  * whole-page frames is for disks that do not, so there a recovery that finds a checkpoint in progress computes the
  * neighbours' entries anew from home; but it believes them only if the digest over the whole table, with the
  * frames' checksums for the pages that they touch, is the one that the frame of the checkpoint's goal carries.
- * Damage to a neighbour's bytes is thus never given a fresh checksum.
+ * Damage to a neighbour's bytes is thus never given a fresh checksum. Entries beyond the end of the data become 0
+ * again, which is right for the pages of zeros that growth adds.
  */
 #include <string.h>
 
@@ -65,11 +66,16 @@ static int read_frames(struct mend *mend, const struct km__header *header) {
     return 0;
 }
 
-/* The block of entries that starts at page `first`, as it should be; adds to the digest what changes by that. */
+/* The block of entries that starts at page `first`, as it should be; adds to the digest what changes by that. Entries
+ * beyond the end of the data are 0, as of pages of zeros: noise there would accuse the pages that growth adds. */
 static void mend_block(const struct mend *mend, uint64_t first, uint32_t *block, uint64_t *digest) {
     const km_map *map = mend->map;
     const uint64_t pages = km__pages_of(mend->goal.data_size);
-    for (uint64_t page = first; page < first + BLOCK_ENTRIES && page < pages; page++) {
+    for (uint64_t page = first; page < first + BLOCK_ENTRIES; page++) {
+        if (page >= pages) {
+            block[page - first] = 0;
+            continue;
+        }
         const struct km__patch *framed = km__index_find(&mend->framed, page);
         const unsigned char *bytes = map->home_region.address + page * KM__PAGE;
         const uint32_t stored = framed != NULL ? framed->stored : km__checksum_page(map->header.checksum_kind, bytes);

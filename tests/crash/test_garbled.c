@@ -163,6 +163,39 @@ static void a_noisy_table_is_mended_though_the_slot_rots_that_told_of_it(void **
     stage_forget(&saved);
 }
 
+/* The power leaves noise in the table, also beyond the end of the data, and then the data grows to there. */
+static void pages_that_growth_adds_after_a_noisy_cut_are_good(void **state) {
+    (void)state;
+    struct stage_saved saved = {.count = 0};
+    km_map *map = NULL;
+    const struct km_options options = {.struct_size = sizeof options,
+                                       .size = STAGE_SIZE,
+                                       .max_size = 2 * STAGE_SIZE,
+                                       .journal_size = RING,
+                                       .flags = KM_CREATE | KM_FULL_PAGES};
+    stage_reset();
+    must(km_open(&map, STAGE_PATH, &options));
+    for (uint64_t g = 1; g <= NEWEST; g++)
+        stage_commit(map, g);
+    os_sim_watch(stage_save, &saved);
+    must(km_checkpoint(map));
+    os_sim_watch(NULL, NULL);
+    stage_empty = NEWEST + 1;
+    for (size_t i = 0; i < saved.count; i++) {
+        for (uint64_t seed = 0; seed < SEEDS; seed++) {
+            os_sim_reboot(saved.states[i], OS_SIM_GARBLED, seed);
+            map = stage_open(0, 0);
+            must(km_grow(map, STAGE_SIZE + 9000));
+            stage_expect(map, NEWEST + 1);
+            check_clean(map);
+            check_commit_fill(map, STAGE_SIZE + 5000, 7, 100);
+            check_clean(map);
+            must(km_close(map));
+        }
+    }
+    stage_forget(&saved);
+}
+
 int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
@@ -172,6 +205,7 @@ int main(void) {
         cmocka_unit_test(a_recovery_beside_a_noisy_slot_does_not_risk_the_other),
         cmocka_unit_test(what_is_not_known_to_be_on_the_disk_is_written_again),
         cmocka_unit_test(a_noisy_table_is_mended_though_the_slot_rots_that_told_of_it),
+        cmocka_unit_test(pages_that_growth_adds_after_a_noisy_cut_are_good),
         cmocka_unit_test(a_rotten_slot_beside_a_mixed_home_accuses_no_good_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
