@@ -58,6 +58,32 @@ static void who_comes_during_a_recovery_waits_or_belongs_to_the_session(void **s
     assert_true(n > 5);
 }
 
+static km_map *outsider;
+
+static void look_from_outside(void) {
+    stage_expect(outsider, 7);
+}
+
+/* O4: a handle without write permission, which has been there before, looks in the midst of a rebuild. */
+static void words_that_are_being_rebuilt_are_not_believed(void **state) {
+    (void)state;
+    uint64_t n = 1;
+    for (;; n++) {
+        leave_a_journal();
+        outsider = stage_open(KM_READONLY, 0);
+        stage_expect(outsider, 7);
+        stage_beside(n, look_from_outside);
+        km_map *map = stage_open(0, 0);
+        const bool happened = stage_happened();
+        stage_expect(outsider, 7);
+        must(km_close(outsider));
+        must(km_close(map));
+        if (!happened)
+            break;
+    }
+    assert_true(n > 5);
+}
+
 static void who_comes_during_the_last_close_waits_or_loses_nothing(void **state) {
     (void)state;
     for (uint64_t n = 1;; n++) {
@@ -312,6 +338,7 @@ int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(who_comes_during_a_recovery_waits_or_belongs_to_the_session),
+        cmocka_unit_test(words_that_are_being_rebuilt_are_not_believed),
         cmocka_unit_test(who_comes_during_the_last_close_waits_or_loses_nothing),
         cmocka_unit_test(a_recovery_leaves_home_as_it_was),
         cmocka_unit_test(words_of_noise_are_not_believed),

@@ -68,6 +68,28 @@ static void a_target_that_is_not_durable_is_shown_to_nobody(void **state) {
     must(km_close(map));
 }
 
+/* ---- the journal ------------------------------------------------------------------------------------------------- */
+
+/* J4: the handle that syncs wrote some of the frames itself, and they are not where its newest one is. */
+static void a_sync_makes_every_commit_before_it_durable(void **state) {
+    (void)state;
+    for (int durable = 0; durable < 3; durable++) {
+        os_sim_reset(1);
+        km_map *map = open_map(KM_CREATE | KM_LAZY);
+        for (int i = 1; i <= 4; i++) {
+            check_commit_fill(map, 0, i, 4000);
+            if (i <= durable)
+                must(km_sync(map));
+        }
+        must(km_sync(map));
+        os_sim_cut();
+        os_sim_reboot(NULL, OS_SIM_NOTHING, 1);
+        map = open_map(0);
+        expect_generation(map, 4);
+        must(km_close(map));
+    }
+}
+
 /* ---- both header slots ------------------------------------------------------------------------------------------- */
 
 struct saved {
@@ -247,6 +269,7 @@ int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_target_that_is_not_durable_is_shown_to_nobody),
+        cmocka_unit_test(a_sync_makes_every_commit_before_it_durable),
         cmocka_unit_test(either_slot_is_enough_wherever_a_checkpointer_died),
         cmocka_unit_test(two_slots_are_never_torn_at_once),
         cmocka_unit_test(a_commit_that_is_made_gives_no_error_that_says_try_again),

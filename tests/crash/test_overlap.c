@@ -260,6 +260,51 @@ static void frames_that_a_begin_still_reads_are_not_overwritten(void **state) {
     must(km_close(map));
 }
 
+/* J2: the writer began at home, so that it has not walked those frames and does not know where they stand. */
+static void frames_that_a_writer_never_walked_are_not_overwritten(void **state) {
+    (void)state;
+    os_sim_reset(1);
+    km_map *map = small_open(KM_CREATE), *reader = small_open(0);
+    for (int i = 1; i <= 7; i++)
+        check_commit_fill(map, 0, i, 4000);
+    must(km_checkpoint(map));
+    km_map *writer = small_open(0);
+    small_expect(writer, 7);
+    km__pin(reader, 0);
+    int result = 0;
+    for (int i = 8; i < 40 && result == 0; i++) {
+        must(km_begin(writer, KM_WRITE));
+        memset(km_data(writer), i, 4000);
+        result = km_commit(writer);
+    }
+    assert_int_equal(result, KM_EBUSY);
+    must(km__refresh_to(reader, 7));
+    assert_int_equal(small_byte(reader, 0), 7);
+    km__unpin(reader);
+    must(km_commit(writer));
+    must(km_close(reader));
+    must(km_close(writer));
+    must(km_close(map));
+}
+
+/* The lock by which a checkpoint keeps readers away is none of a reader. */
+static void a_writer_is_not_stalled_by_a_checkpoint_that_found_no_reader(void **state) {
+    (void)state;
+    os_sim_reset(1);
+    km_map *map = small_open(KM_CREATE), *checkpointer = small_open(0);
+    for (int i = 1; i <= 7; i++)
+        check_commit_fill(map, 0, i, 4000);
+    must(km_checkpoint(map));
+    uint64_t excluded = 7;
+    must(km__readers_exclude(checkpointer, &excluded, 0));
+    assert_int_equal(excluded, 7);
+    for (int i = 8; i <= 20; i++) /* into the room of the first seven */
+        check_commit_fill(map, 0, i, 4000);
+    km__readers_admit(checkpointer, excluded);
+    must(km_close(checkpointer));
+    must(km_close(map));
+}
+
 /* A handle without write permission holds back the journal from where it reads, not from where home was. */
 static void a_reader_does_not_hold_back_what_it_has_read(void **state) {
     (void)state;
@@ -437,6 +482,8 @@ int main(void) {
         cmocka_unit_test(a_dead_pin_holds_nothing),
         cmocka_unit_test(no_wait_for_a_lock_is_one_long_sleep),
         cmocka_unit_test(frames_that_a_begin_still_reads_are_not_overwritten),
+        cmocka_unit_test(frames_that_a_writer_never_walked_are_not_overwritten),
+        cmocka_unit_test(a_writer_is_not_stalled_by_a_checkpoint_that_found_no_reader),
         cmocka_unit_test(a_reader_does_not_hold_back_what_it_has_read),
         cmocka_unit_test(a_frame_that_was_not_published_is_adopted),
         cmocka_unit_test(a_frame_in_a_longer_ring_is_adopted),

@@ -152,6 +152,46 @@ static void what_a_failed_sync_left_is_written_again(void **state) {
     }
 }
 
+static uint64_t eviction;
+
+static void evict_now(void) {
+    os_sim_evict(eviction);
+}
+
+static int open_beside_eviction(km_map **map, uint64_t n) {
+    const struct km_options options = {.struct_size = sizeof options, .timeout_ms = 5};
+    stage_pair(KM_LAZY, 4 * STAGE_RING, 7);
+    km_map *syncer = stage_open(0, 0);
+    os_sim_fail(OS_SIM_SYNC, 1, 1, KM_EIO);
+    must_fail(km_sync(syncer), KM_EIO);
+    os_sim_fail(OS_SIM_SYNC, 0, 0, 0);
+    os_sim_kill(NULL);
+    stage_beside(n, evict_now);
+    return km_open(map, STAGE_PATH, &options);
+}
+
+/* O2: the kernel drops pages whose write-back has failed, at any step of a recovery that has looked at them. */
+static void what_is_written_again_is_what_was_judged(void **state) {
+    (void)state;
+    for (eviction = 1; eviction <= 4; eviction++) {
+        bool happened = true;
+        for (uint64_t n = 1; happened; n++) {
+            km_map *map = NULL;
+            const int result = open_beside_eviction(&map, n);
+            happened = stage_happened();
+            assert_true(result == 0 || (result == KM_EJOURNAL && happened));
+            const uint64_t found = result == 0 ? stage_expect_between(map, 0, 7) : 0;
+            if (result == 0)
+                stage_commit(map, found + 1);
+            os_sim_cut();
+            os_sim_reboot(NULL, OS_SIM_NOTHING, n);
+            stage_reopen_between(result == 0 ? found + 1 : 0, result == 0 ? found + 1 : 7);
+            (void)km_close(map);
+            assert_true(n < STEPS);
+        }
+    }
+}
+
 /* The sync of a slot is not yet over when the next one goes on. */
 static void two_slots_are_never_torn_wherever_a_checkpointer_died(void **state) {
     (void)state;
@@ -379,6 +419,7 @@ int main(void) {
         cmocka_unit_test(home_is_not_brought_back_below_a_dead_checkpointers_goal),
         cmocka_unit_test(a_mixture_is_never_shown_as_a_commit),
         cmocka_unit_test(what_a_failed_sync_left_is_written_again),
+        cmocka_unit_test(what_is_written_again_is_what_was_judged),
         cmocka_unit_test(two_slots_are_never_torn_wherever_a_checkpointer_died),
         cmocka_unit_test(a_map_is_not_clean_from_the_first_frame_on),
         cmocka_unit_test(the_first_frame_behind_a_checkpoint_has_whole_pages),

@@ -171,6 +171,56 @@ static void a_commit_is_whole_whichever_allocation_fails(void **state) {
     sweep_tracker("compare", 0, try_commit);
 }
 
+#define RING 65536u
+#define FRAME 16000u
+
+/* Commits until no room is left, of which the first meets a failing allocation. A reader still needs the frames. */
+static bool fill_the_ring(km_map *writer, unsigned call) {
+    bool failed = false;
+    int result = 0;
+    for (unsigned value = 1; value < 10 && result == 0; value++) {
+        must(km_begin(writer, KM_WRITE));
+        memset(km_data(writer), (int)value, FRAME);
+        arm(value == 1 ? call : 0);
+        result = km_commit(writer);
+        if (value == 1)
+            failed = disarm();
+        if (failed && result == KM_ENOMEM)
+            result = km_commit(writer);
+    }
+    check_result(result, KM_EBUSY, "km_commit()", __FILE__, __LINE__);
+    must(km_abort(writer));
+    return failed;
+}
+
+/* T4: what a writer does not know of its own frame it takes for free. */
+static void a_writer_knows_its_own_frames_whichever_allocation_fails(void **state) {
+    (void)state;
+    const struct km_options options = {.struct_size = sizeof options,
+                                       .size = SIZE,
+                                       .journal_size = RING,
+                                       .flags = KM_CREATE | KM_LAZY,
+                                       .timeout_ms = 1};
+    bool failed = true;
+    for (unsigned call = 1; failed; call++) {
+        const char *path = scratch_path("frames.km");
+        unlink(path);
+        km_map *reader, *writer;
+        must(km_open(&reader, path, &options));
+        must(km_open(&writer, path, &options));
+        must(km_begin(reader, KM_READ));
+        failed = fill_the_ring(writer, call);
+        must(km_abort(reader));
+        must(km_begin(reader, KM_READ));
+        assert_int_equal(km_generation(reader), km_generation(writer));
+        assert_int_equal(*(unsigned char *)km_data(reader), km_generation(writer));
+        must(km_abort(reader));
+        must(km_close(writer));
+        must(km_close(reader));
+        assert_true(call < SWEEP_END);
+    }
+}
+
 static bool try_abort(km_map *writer, km_map *other, unsigned call) {
     must(km_begin(writer, KM_WRITE));
     store_all(writer, call);
@@ -313,6 +363,7 @@ int main(void) {
     objects_start();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_commit_is_whole_whichever_allocation_fails),
+        cmocka_unit_test(a_writer_knows_its_own_frames_whichever_allocation_fails),
         cmocka_unit_test(an_abort_takes_every_store_back_whichever_allocation_fails),
         cmocka_unit_test(stray_stores_are_told_of_though_memory_was_short),
         cmocka_unit_test(a_checkpoint_of_compressed_frames_takes_bounded_memory),
