@@ -151,8 +151,9 @@ test-crash: ## cut the power IMAGES times on the simulated system, on all cores
 
 test-kill: ## kill and stop processes at random for MINUTES
 	@tests/install-packages $(TEST_PACKAGES)
-	@$(MAKE) --no-print-directory $(BUILD)/tests/test_kill
+	@$(MAKE) --no-print-directory $(BUILD)/tests/test_kill $(BUILD)/tests/test_live
 	@KEEPMAP_MINUTES=$(MINUTES) KEEPMAP_SEED=$(SEED) $(BUILD)/tests/test_kill
+	@KEEPMAP_MINUTES=$(MINUTES) KEEPMAP_SEED=$(SEED) $(BUILD)/tests/test_live
 
 test-disk: ## cut the power of ext4, xfs and btrfs on a disk that records writes and flushes (root and FUSE)
 	@tests/install-packages $(TEST_PACKAGES)

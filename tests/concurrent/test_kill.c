@@ -163,7 +163,7 @@ static void seek(struct stage *stage, unsigned number) {
     static const int aims[] = {STRIKE_ANY_CALL, STRIKE_ANY_CALL, KM__WRITER, KM__CHECKPOINT, KM__SYNC, KM__ATTACH};
     const int aim = aims[chance_below(&stage->chance, sizeof aims / sizeof *aims)];
     const unsigned more = (unsigned)chance_below(&stage->chance, aim == STRIKE_ANY_CALL ? 100 : 24);
-    (void)strike_seek(stage->pids[number], aim, more, 600);
+    (void)strike_seek(stage->pids[number], aim, more, 300);
 }
 
 static void kill_one(struct stage *stage, unsigned number, enum manner manner) {
@@ -452,30 +452,26 @@ static void no_kill_breaks_or_loses_a_lazy_commit(void **state) {
     kill_in_a_file(TELLER_LAZY);
 }
 
-static unsigned minutes(void) {
-    const char *given = getenv("KEEPMAP_MINUTES");
-    return given == NULL ? 0 : (unsigned)strtoul(given, NULL, 10);
-}
-
 static void no_kill_breaks_or_loses_a_commit_whatever_the_map(void **state) {
     (void)state;
     struct chance chance = {chance_mix(chance_seed(), 77)};
-    const double end = scratch_now_s() + 60.0 * minutes();
-    for (unsigned round = 0; minutes() > 0 ? scratch_now_s() < end : round < SHORT_ROUNDS; round++) {
+    const unsigned minutes = scratch_minutes();
+    const double end = scratch_now_s() + 60.0 * minutes;
+    for (unsigned round = 0; minutes > 0 ? scratch_now_s() < end : round < SHORT_ROUNDS; round++) {
         struct plan plan;
-        choose_plan(&plan, &chance, minutes() > 0 ? LONG_KILLS : SHORT_KILLS);
+        choose_plan(&plan, &chance, minutes > 0 ? LONG_KILLS : SHORT_KILLS);
         plan.is_object = round == 0 || plan.is_object; /* a short run has one of them at least */
         run_round(&plan);
     }
     tell_counts();
     for (unsigned i = 0; strike_is_possible() && i <= STRIKE_PIN; i++)
-        assert_true(counts.killed[i] > 0 && counts.stopped[i] > 0);
+        assert_true(counts.killed[i] + counts.stopped[i] > 0);
 }
 
 int main(int count, char **arguments) {
     if (count == TELLER_ARGUMENTS)
         return teller_main(arguments);
-    scratch_time_limit(60 * minutes() + 550);
+    scratch_time_limit(60 * scratch_minutes() + 550);
     objects_start();
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(no_kill_breaks_or_loses_a_durable_commit),

@@ -6,7 +6,7 @@
  *
  * The processes tell in shared memory where they stand, so that the parent, which stops a writer before it kills it,
  * knows whether it dies inside. In the first tests ("exact") writers die inside or outside, in the last one anywhere,
- * also in the middle of a call.
+ * also in the middle of a call. KEEPMAP_MINUTES=N: for longer, three tenths of that in all.
  */
 #include <errno.h>
 #include <signal.h>
@@ -293,7 +293,8 @@ static void kill_writers(const char *target, bool exact) {
     const double begun = scratch_now_s();
     for (unsigned i = 0; i < WORKERS; i++)
         start(&stage, i);
-    while (stage.inside < KILLS || ledger->looks < KILLS) {
+    const double end = begun + 6.0 * scratch_minutes(); /* in the long form: a tenth of it for each test */
+    while (stage.inside < KILLS || ledger->looks < KILLS || scratch_now_s() < end) {
         const struct timespec pause = {.tv_nsec = (long)chance_below(&stage.chance, 20000000)};
         nanosleep(&pause, NULL);
         workers_expect_alive(stage.pids, WORKERS);
@@ -337,7 +338,7 @@ static void no_death_at_any_moment_leaves_two_writers_or_an_untold_repair(void *
 }
 
 int main(void) {
-    scratch_time_limit(500);
+    scratch_time_limit(500 + 60 * scratch_minutes());
     objects_start();
     ledger = mmap(NULL, sizeof *ledger, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     if (ledger == MAP_FAILED)

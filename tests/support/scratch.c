@@ -176,6 +176,11 @@ struct km__header scratch_header(const char *path) {
     return slots[chosen];
 }
 
+unsigned scratch_minutes(void) {
+    const char *given = getenv("KEEPMAP_MINUTES");
+    return given == NULL ? 0 : (unsigned)strtoul(given, NULL, 10);
+}
+
 double scratch_now_s(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);

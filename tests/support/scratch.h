@@ -46,6 +46,9 @@ uint64_t scratch_file_size(const char *path);
 /** The header slot that counts, read from the file (the valid one with the higher sequence). */
 struct km__header scratch_header(const char *path);
 
+/** Minutes that the long form of a test is to run: KEEPMAP_MINUTES; 0: its short form. */
+unsigned scratch_minutes(void);
+
 /** Seconds of a clock that never goes back. */
 double scratch_now_s(void);
 void scratch_sleep_ms(unsigned ms);
