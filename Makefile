@@ -108,7 +108,7 @@ EXAMPLE_PROGRAMS := $(patsubst docs/%.c,$(BUILD)/%,$(EXAMPLE_SOURCES))
 
 # ---- Targets ---------------------------------------------------------------------------------------------------------
 
-.PHONY: all help library tests test test-crash test-kill test-disk test-mutations test-fuzz fuzzers sanitize check-model \
+.PHONY: all help library tests test test-crash test-kill test-disk test-mutations test-fuzz fuzzers fuzz-coverage replays sanitize check-model \
         check-layout check-documents bench demo golden format check-format clean
 .DELETE_ON_ERROR:
 .SECONDARY:
@@ -173,6 +173,14 @@ test-fuzz: ## look for inputs that break something, for SECONDS in all
 	@tests/install-packages $(FUZZ_PACKAGES)
 	@$(FUZZ_MAKE) fuzzers
 	@BUILD=$(FUZZ_BUILD) SECONDS_IN_ALL=$(SECONDS) tests/fuzz/run
+
+fuzz-coverage: ## what the kept inputs, and those found so far, reach of the code that reads files
+	@tests/install-packages $(FUZZ_PACKAGES)
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/coverage CC=$(SANITIZE_CC) CFLAGS='-O1 -g -fprofile-instr-generate -fcoverage-mapping' \
+	    LDFLAGS=-fprofile-instr-generate replays
+	@BUILD=$(BUILD)/coverage FOUND=$(FUZZ_BUILD) tests/fuzz/coverage
+
+replays: $(REPLAY_PROGRAMS)
 
 fuzzers: $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(FUZZ_SOURCES)) $(REPLAY_PROGRAMS) # by test-fuzz, which sets CC and SANITIZE
 

@@ -13,7 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -118,12 +118,26 @@ static void run_once(const uint8_t *input, size_t length) {
     free(bytes);
 }
 
+/* The input that is running, in memory that the processes share: so that one that was made by chance can be told. */
+static struct running {
+    size_t length;
+    uint8_t bytes[1u << 16];
+} * running;
+
+static void tell_running(void) {
+    printf("# the input, as hexadecimal numbers (xxd -r -p):\n");
+    for (size_t i = 0; i < running->length; i++)
+        printf("%s%02x%s", i % 40 == 0 ? "# " : "", running->bytes[i],
+               i % 40 == 39 || i + 1 == running->length ? "\n" : "");
+}
+
 static void run_mutations(const uint8_t *input, size_t length, struct chance *chance) {
-    static uint8_t changed[INPUT_MAX];
     for (unsigned i = 0; i < MUTATIONS; i++) {
-        const size_t known = length < sizeof changed / 2 ? length : sizeof changed / 2;
-        memcpy(changed, input, known);
-        run_once(changed, LLVMFuzzerCustomMutator(changed, known, sizeof changed / 2, (unsigned)chance_next(chance)));
+        const size_t known = length < sizeof running->bytes ? length : sizeof running->bytes;
+        memcpy(running->bytes, input, known);
+        running->length =
+            LLVMFuzzerCustomMutator(running->bytes, known, sizeof running->bytes, (unsigned)chance_next(chance));
+        run_once(running->bytes, running->length);
     }
 }
 
@@ -134,9 +148,10 @@ static int run_apart(const uint8_t *input, size_t length, struct chance *chance)
     hold(child >= 0, "fork: %s", strerror(errno));
     if (child == 0) {
         alarm(LIMIT_S);
-        run_once(input, length);
         if (chance != NULL)
             run_mutations(input, length, chance);
+        else
+            run_once(input, length);
         exit(0); /* so that leaks are looked for, and coverage is written */
     }
     int status = 0;
@@ -160,14 +175,18 @@ static int run_all(const struct inputs *inputs) {
     LLVMFuzzerInitialize(NULL, NULL);
     struct chance chance = {chance_seed()};
     int failures = 0;
+    running = mmap(NULL, sizeof *running, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    hold(running != MAP_FAILED, "mmap: %s", strerror(errno));
     printf("1..%zu\n", inputs->count + 1);
     int mutated = 0;
     for (size_t i = 0; i < inputs->count; i++) {
         const size_t length = load_input(inputs->paths[i], input);
         failures += report((unsigned)i + 1, inputs->paths[i], run_apart(input, length, NULL));
         struct chance own = {chance_next(&chance)};
-        if (mutated == 0 && (mutated = run_apart(input, length, &own)) != 0)
+        if (mutated == 0 && (mutated = run_apart(input, length, &own)) != 0) {
             printf("# a mutation of %s\n", inputs->paths[i]);
+            tell_running();
+        }
     }
     failures += report((unsigned)inputs->count + 1, "inputs made from these by chance", mutated);
     return failures;

@@ -88,7 +88,10 @@ static struct sight look(km_map *map) {
 }
 
 struct sight tour_read(km_map *map) {
-    const struct sight first = look(map), second = look(map);
+    struct sight first = look(map);
+    if (first.result == KM_ESTRAY) /* told once: what differs was taken back */
+        first = look(map);
+    const struct sight second = look(map);
     hold(first.result == second.result, "%s, and then %s", km_error_name(first.result), km_error_name(second.result));
     hold(first.generation == second.generation && first.size == second.size && first.sum == second.sum,
          "generation %llu of %llu bytes that sum to %llx, then %llu, %llu, %llx", (unsigned long long)first.generation,
