@@ -27,7 +27,7 @@ enum replacement {
     REPLACEMENTS
 };
 
-enum moment { IDLE, READING, WRITING, MOMENTS };
+enum moment { IDLE, READING, WRITING, WRITING_LAZILY, MOMENTS };
 
 struct strike {
     char path[512], plain[512], other[512];
@@ -83,7 +83,7 @@ static struct stat replace(const struct strike *strike, int descriptor) {
 static void go_on(km_map *map, struct strike *strike) {
     struct km_report report = {.struct_size = sizeof report};
     struct km_info info = {.struct_size = sizeof info};
-    if (strike->moment == WRITING)
+    if (strike->moment >= WRITING)
         (void)commit_number(map, strike, true);
     if (strike->moment == READING)
         (void)km_abort(map);
@@ -103,7 +103,8 @@ static int lose_descriptor(void *context) {
     struct strike *strike = context;
     bool before[DESCRIPTORS_MAX], after[DESCRIPTORS_MAX];
     km_map *map = NULL;
-    const struct km_options options = {.struct_size = sizeof options, .timeout_ms = TIMEOUT_MS};
+    const uint32_t flags = strike->moment == WRITING_LAZILY ? KM_LAZY : 0;
+    const struct km_options options = {.struct_size = sizeof options, .timeout_ms = TIMEOUT_MS, .flags = flags};
     list_descriptors(before);
     child_must(km_open(&map, strike->path, &options));
     child_must(commit_number(map, strike, false));
