@@ -2,6 +2,7 @@
  *
  * What keepmap.h promises of commits, syncs, checkpoints and growth when a call of the system fails: see sweep.h.
  */
+#include "map/map.h"
 #include "scratch.h"
 #include "sweep_map.h"
 
@@ -40,6 +41,38 @@ static void a_commit_is_whole_whichever_call_fails(void **state) {
          .excuses = by_no_checkpoint},
         {"commit, compressed", .flags = KM_COMPRESS, .prepare = sweep_prepare_used, COMMIT, .excuses = by_other_means},
         {"commit, checked", .flags = KM_CHECK, .prepare = sweep_prepare_open, COMMIT, .excuses = by_other_means},
+    };
+    SWEEP(scenarios);
+}
+
+/* ---- waking, and two failures in a row --------------------------------------------------------------------------- */
+
+/* The other handle seems to be waiting. */
+static void prepare_waiting(struct sweep *sweep) {
+    sweep_prepare_used(sweep);
+    atomic_fetch_or(&sweep->map->control->waiting[0], UINT64_C(1) << sweep->other->slot);
+}
+
+/* The long way for SYNC, and no look whether a waiter that nobody woke is dead. */
+static bool by_waking_less(const struct sweep *sweep) {
+    return sweep->result == 0 && sweep->fault->call == FAULT_LOCK && sweep->fault->occurrence > 1;
+}
+
+static void a_commit_wakes_whichever_call_fails(void **state) {
+    (void)state;
+    static const struct scenario scenarios[] = {
+        {"commit that wakes", .prepare = prepare_waiting, COMMIT, .excuses = by_waking_less},
+    };
+    SWEEP(scenarios);
+}
+
+static void a_commit_is_whole_though_its_cleaning_up_fails_too(void **state) {
+    (void)state;
+    static const struct scenario scenarios[] = {
+        {"commit, two in a row", .repeat = 2, .prepare = sweep_prepare_open, COMMIT, .excuses = by_other_means},
+        {"commit, three in a row", .repeat = 3, .prepare = sweep_prepare_used, COMMIT, .excuses = by_other_means},
+        {"lazy commit, two in a row", .repeat = 2, .flags = KM_LAZY, .prepare = sweep_prepare_used, COMMIT,
+         .excuses = by_other_means},
     };
     SWEEP(scenarios);
 }
@@ -159,6 +192,8 @@ int main(void) {
     scratch_time_limit(600);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_commit_is_whole_whichever_call_fails),
+        cmocka_unit_test(a_commit_wakes_whichever_call_fails),
+        cmocka_unit_test(a_commit_is_whole_though_its_cleaning_up_fails_too),
         cmocka_unit_test(a_sync_or_a_checkpoint_tells_whichever_call_fails),
         cmocka_unit_test(an_abort_takes_all_back_whichever_call_fails),
         cmocka_unit_test(growth_is_whole_whichever_call_fails),
