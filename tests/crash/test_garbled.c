@@ -99,6 +99,24 @@ static void what_is_not_known_to_be_on_the_disk_is_written_again(void **state) {
     stage_reopen(NEWEST);
 }
 
+/* The table's sectors hold checksums of pages that the checkpoint does not touch. */
+static void a_checkpoint_that_is_cut_garbles_no_checksum_for_good(void **state) {
+    (void)state;
+    struct stage_saved saved = {.count = 0};
+    struct stage_pair pair = stage_pair(KM_FULL_PAGES, 4 * STAGE_RING, 7);
+    os_sim_watch(stage_save, &saved);
+    must(km_checkpoint(pair.checkpointer));
+    os_sim_watch(NULL, NULL);
+    assert_true(saved.count > 5);
+    for (size_t step = 0; step < saved.count; step++) {
+        for (uint64_t seed = 1; seed <= 40; seed++) {
+            os_sim_reboot(saved.states[step], OS_SIM_GARBLED, seed);
+            stage_reopen(7);
+        }
+    }
+    stage_forget(&saved);
+}
+
 static void verify_and_close(uint32_t flags) {
     km_map *map = stage_open(flags, 0);
     stage_expect(map, NEWEST);
@@ -206,6 +224,7 @@ int main(void) {
         cmocka_unit_test(what_is_not_known_to_be_on_the_disk_is_written_again),
         cmocka_unit_test(a_noisy_table_is_mended_though_the_slot_rots_that_told_of_it),
         cmocka_unit_test(pages_that_growth_adds_after_a_noisy_cut_are_good),
+        cmocka_unit_test(a_checkpoint_that_is_cut_garbles_no_checksum_for_good),
         cmocka_unit_test(a_rotten_slot_beside_a_mixed_home_accuses_no_good_page),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

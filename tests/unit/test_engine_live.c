@@ -439,6 +439,26 @@ static int count_user(void *context, const struct km_user *user) {
     return 0;
 }
 
+static int count_transactions(void *context, const struct km_user *user) {
+    *(unsigned *)context += user->in_transaction;
+    return 0;
+}
+
+/* L2: nobody looks at pins here but who asks. */
+static void a_slot_is_taken_without_the_pin_of_its_dead_holder(void **state) {
+    (void)state;
+    const char *path = scratch_path("taken.km");
+    km_map *map = open_live(path, KM_CREATE);
+    die_after(path, 0, 0);
+    km_map *next = open_live(path, 0); /* in the slot of the dead one */
+    assert_int_equal(next->slot, map->slot + 1);
+    unsigned transactions = 0;
+    must(km_who(map, count_transactions, &transactions));
+    assert_int_equal(transactions, 0);
+    must(km_close(next));
+    must(km_close(map));
+}
+
 static void who_is_attached_is_told_and_the_log_says_why_there_is_none(void **state) {
     (void)state;
     const char *path = scratch_path("who.km");
@@ -513,6 +533,7 @@ int main(void) {
         cmocka_unit_test(a_read_only_handle_of_a_map_that_is_not_writable_works),
         cmocka_unit_test(what_a_live_map_has_no_use_for_is_refused_at_creation),
         cmocka_unit_test(flags_of_transactions_mean_nothing_in_a_live_map),
+        cmocka_unit_test(a_slot_is_taken_without_the_pin_of_its_dead_holder),
         cmocka_unit_test(who_is_attached_is_told_and_the_log_says_why_there_is_none),
         cmocka_unit_test(as_many_handles_can_be_attached_as_there_are_slots),
         cmocka_unit_test(a_live_map_stays_live_and_a_transactional_one_transactional),
