@@ -26,9 +26,9 @@
 
 /* ---- calls that a test sees -------------------------------------------------------------------------------------- */
 
-static void (*_Atomic at_zeros)(void);     /* called in the handler, just before zeros appear */
-static void (*_Atomic at_installed)(void); /* called when the handler of SIGBUS has just been installed */
-static atomic_uint naps;                   /* calls of nanosleep() */
+static void (*at_zeros)(void);     /* called in the handler, just before zeros appear */
+static void (*at_installed)(void); /* called when the handler of SIGBUS has just been installed */
+static atomic_uint naps;           /* calls of nanosleep() */
 
 __attribute__((visibility("default"))) void *mmap(void *address, size_t length, int protection, int flags, int fd,
                                                   off_t offset) {
