@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Errors of the system and descriptors: see os_posix.h. Owns no state.
+ * Errors of the system and descriptors: see os_posix.h. Owns a count of the marks that were given.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -69,18 +69,25 @@ int os__descriptor_adopt(struct os__descriptor *descriptor, int fd, const char *
     return 0;
 }
 
+/* A number spread so that no other description is likely to stand there, neither a marked one nor one that is read.
+ * Nothing is asked of the system for it, which could refuse. */
+static off_t new_mark(const struct os__descriptor *descriptor) {
+    static _Atomic uint64_t count;
+    const uint64_t number = atomic_fetch_add(&count, 1) + 1;
+    return (off_t)((((uint64_t)(uintptr_t)descriptor ^ number << 40) * UINT64_C(0x9e3779b97f4a7c15) >> 33) + 1);
+}
+
 void os__descriptor_mark(struct os__descriptor *descriptor) {
-    uint32_t chance = 0;
-    if (descriptor->mark < 0 && os_random(&chance, sizeof chance) != 0) {
-        km__error_clear();
-        return;
-    }
-    const off_t mark = descriptor->mark >= 0 ? (off_t)descriptor->mark : (off_t)(chance >> 1) + 1;
+    const off_t mark = descriptor->mark >= 0 ? (off_t)descriptor->mark : new_mark(descriptor);
     descriptor->mark = lseek(descriptor->fd, mark, SEEK_SET) == mark ? mark : -1;
 }
 
+/* A look that fails otherwise than on a closed number or a pipe tells nothing. */
 bool os__descriptor_has_mark(const struct os__descriptor *descriptor) {
-    return descriptor->mark < 0 || lseek(descriptor->fd, 0, SEEK_CUR) == (off_t)descriptor->mark;
+    if (descriptor->mark < 0)
+        return true;
+    const off_t found = lseek(descriptor->fd, 0, SEEK_CUR);
+    return found < 0 ? errno != EBADF && errno != ESPIPE : found == (off_t)descriptor->mark;
 }
 
 bool os__descriptor_holds(const struct os__descriptor *descriptor) {
@@ -91,8 +98,7 @@ bool os__descriptor_holds(const struct os__descriptor *descriptor) {
     const int number = os__look(descriptor->fd, &info);
     if (number != 0)
         return number != EBADF;
-    return info.device == descriptor->device && info.inode == descriptor->inode &&
-           os__descriptor_has_mark(descriptor);
+    return info.device == descriptor->device && info.inode == descriptor->inode && os__descriptor_has_mark(descriptor);
 }
 
 void os__descriptor_close(struct os__descriptor *descriptor) {

@@ -140,8 +140,10 @@ ssize_t __wrap_pwritev2(int fd, const struct iovec *parts, int count, off_t offs
                                                      : __real_pwritev2(fd, &part, count, offset, flags & ~RWF_DSYNC);
 }
 
+/* The offset of a description is the kernel's own: only who looks for data and holes asks the file system. */
 off_t __wrap_lseek(int fd, off_t offset, int whence) {
-    return fault_refuses(FAULT_LSEEK) ? -1 : __real_lseek(fd, offset, whence);
+    const bool asks = whence == SEEK_DATA || whence == SEEK_HOLE;
+    return asks && fault_refuses(FAULT_LSEEK) ? -1 : __real_lseek(fd, offset, whence);
 }
 
 int __wrap_ftruncate(int fd, off_t size) {
