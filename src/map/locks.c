@@ -39,10 +39,12 @@
 #define REST_SHORT_NS 20000u
 #define REST_LONG_NS 2000000u
 
+uint64_t km__deadline_in(uint32_t timeout_ms) {
+    return timeout_ms == UINT32_MAX ? UINT64_MAX : os_time_monotonic_ns() + (uint64_t)timeout_ms * 1000000u;
+}
+
 uint64_t km__deadline(const km_map *map) {
-    if (map->timeout_ms == UINT32_MAX)
-        return UINT64_MAX;
-    return os_time_monotonic_ns() + (uint64_t)map->timeout_ms * 1000000u;
+    return km__deadline_in(map->timeout_ms);
 }
 
 int km__lock_try(km_map *map, enum km__lock lock, enum os_lock_kind kind) {

@@ -137,6 +137,7 @@ enum km__lock {
     KM__READ_ONLY_USER = 5
 };
 
+uint64_t km__deadline_in(uint32_t timeout_ms); /* UINT32_MAX: never */
 uint64_t km__deadline(const km_map *map);
 int km__lock_try(km_map *map, enum km__lock lock, enum os_lock_kind kind);
 int km__lock_wait(km_map *map, enum km__lock lock, enum os_lock_kind kind, uint64_t deadline);

@@ -476,7 +476,7 @@ static bool is_taken(const char *path) {
 }
 
 /* Make a new map. PATH_CHANGED: there is one now, to be attached as any other. 0: made, and attached already. */
-static int create(km_map **map, const char *target, const struct km_options *options) {
+static int create(km_map **map, const char *target, const struct km_options *options, uint64_t deadline) {
     struct km__created created = {.file = NULL};
     const bool named = os_path_is_object(target);
     if (named)
@@ -488,18 +488,20 @@ static int create(km_map **map, const char *target, const struct km_options *opt
         return PATH_CHANGED;
     if (result != KM_EEXISTS || !named)
         return result;
-    result = (options->flags & KM_EXCLUSIVE) != 0 ? km__named_look(target, os_time_monotonic_ns()) : 0;
+    /* Somebody may be about to clear away what the dead have left, and is waited for. */
+    result = (options->flags & KM_EXCLUSIVE) != 0 ? km__named_look(target, deadline) : 0;
     if (result == 1)
         result = km__error(KM_EEXISTS, "%s: it exists already: open it, or choose another name", target);
-    return result == 0 || result == KM_EBUSY ? PATH_CHANGED : result;
+    return result == 0 ? PATH_CHANGED : result;
 }
 
 /* One try: PATH_CHANGED if somebody was quicker. */
-static int open_once(km_map **map, const char *target, const struct km_options *options, bool exists) {
+static int open_once(km_map **map, const char *target, const struct km_options *options, bool exists,
+                     uint64_t deadline) {
     int result = exists ? attach(map, target, options, NULL) : KM_ENOTFOUND;
     if (result == KM_ENOTFOUND && (options->flags & KM_CREATE) != 0) {
         km__error_clear();
-        result = create(map, target, options);
+        result = create(map, target, options, deadline);
     }
     return result;
 }
@@ -523,8 +525,9 @@ int km_open(km_map **map, const char *target, const struct km_options *options) 
         return km__error(KM_EEXISTS, "%s: it exists already: open it, or choose another name", target);
     if ((checked.flags & KM_REPLACE) != 0)
         result = km__create(target, &checked, true, NULL);
-    for (int tries = 0; result == 0 && tries < OPEN_TRIES; tries++) {
-        result = open_once(map, target, &checked, !exclusive || (!named && tries > 0));
+    const uint64_t deadline = km__deadline_in(checked.timeout_ms);
+    for (int tries = 0; result == 0 && (tries < OPEN_TRIES || os_time_monotonic_ns() < deadline); tries++) {
+        result = open_once(map, target, &checked, !exclusive || (!named && tries > 0), deadline);
         if (result != PATH_CHANGED) {
             if (result == 0)
                 km__error_clear(); /* what failed on the way */

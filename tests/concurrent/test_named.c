@@ -58,7 +58,10 @@ struct worker {
     uint32_t mode, flags;
 };
 
+/* The first is what counts: who is ended after it is not taken out of the record. */
 static void wrong(const struct worker *worker, const char *what, uint64_t a, uint64_t b) {
+    if (atomic_exchange(&shared->stop, 1) != 0)
+        _exit(99);
     fprintf(stderr, "worker %u, %s, mode %u, flags %u: %s (%llu, %llu); last error: %s\n", worker->number,
             names[worker->name], worker->mode, worker->flags, what, (unsigned long long)a, (unsigned long long)b,
             km_last_error_detail());

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -424,6 +425,42 @@ static void the_last_user_waits_to_take_the_name_away(void **state) {
     }
 }
 
+static void *let_go_later(void *locks) {
+    scratch_sleep_ms(200); /* in which one that does not wait has tried a hundred times */
+    os_locks_close(locks);
+    return NULL;
+}
+
+static void who_creates_waits_for_him_who_clears_away_what_the_dead_have_left(void **state) {
+    (void)state;
+    for (int waits = 0; waits < 2; waits++) {
+        struct user user = {.target = scopes[0], .mode = KM_LIVE, .flags = KM_CREATE};
+        struct os_file *file = NULL;
+        struct os_locks *locks = NULL;
+        pthread_t thread;
+        km_map *map = NULL;
+        const struct km_options options = {.struct_size = sizeof options,
+                                           .size = SIZE,
+                                           .mode = KM_LIVE,
+                                           .flags = KM_CREATE | KM_EXCLUSIVE,
+                                           .timeout_ms = waits ? UINT32_MAX : 1};
+        start_user(&user);
+        must(os_file_open(&file, scopes[0], true));
+        must(os_locks_open(&locks, file));
+        must(os_lock_try(locks, KM__LOCK_BASE + KM__ATTACH, 1, OS_LOCK_WRITE));
+        kill_user(&user);
+        if (!waits)
+            must_fail(km_open(&map, scopes[0], &options), KM_EBUSY);
+        assert_int_equal(pthread_create(&thread, NULL, let_go_later, locks), 0);
+        if (waits)
+            must(km_open(&map, scopes[0], &options));
+        assert_int_equal(pthread_join(thread, NULL), 0);
+        os_file_close(file);
+        must(km_close(map));
+    }
+    assert_int_equal(objects_left(), 0);
+}
+
 static void who_waits_for_an_object_in_use_is_told_in_time(void **state) {
     (void)state;
     for (int mode = 0; mode < 2; mode++) {
@@ -456,6 +493,7 @@ int main(void) {
         cmocka_unit_test(an_object_lives_on_with_a_reader_whose_writer_was_killed),
         cmocka_unit_test(an_object_ends_with_its_user_though_a_child_of_that_lives),
         cmocka_unit_test(the_last_user_waits_to_take_the_name_away),
+        cmocka_unit_test(who_creates_waits_for_him_who_clears_away_what_the_dead_have_left),
         cmocka_unit_test(who_waits_for_an_object_in_use_is_told_in_time),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
