@@ -151,7 +151,9 @@ int __wrap_ftruncate(int fd, off_t size) {
 }
 
 int __wrap_fallocate(int fd, int mode, off_t offset, off_t length) {
-    return fault_refuses(FAULT_FALLOCATE) ? -1 : __real_fallocate(fd, mode, offset, length);
+    return fault_refuses((mode & FALLOC_FL_PUNCH_HOLE) != 0 ? FAULT_PUNCH : FAULT_FALLOCATE)
+               ? -1
+               : __real_fallocate(fd, mode, offset, length);
 }
 
 /* ---- syncs: they reach no disk ----------------------------------------------------------------------------------- */

@@ -45,6 +45,7 @@ const struct fault_kind fault_kinds[FAULT_CALLS] = {
     [FAULT_LSEEK] = {"lseek", "lseek", {EIO, EINVAL}},
     [FAULT_FTRUNCATE] = {"ftruncate", "ftruncate", {EIO, EINTR, ENOSPC, EFBIG, EPERM}},
     [FAULT_FALLOCATE] = {"fallocate", "fallocate", {EIO, EINTR, ENOSPC, EDQUOT, EFBIG, EOPNOTSUPP, ENOSYS}},
+    [FAULT_PUNCH] = {"fallocate (hole)", "fallocate", {EIO, EINTR, ENOSPC, EOPNOTSUPP, ENOSYS}},
     [FAULT_FDATASYNC] = {"fdatasync", "fdatasync", {EIO, EINTR, ENOSPC, EDQUOT}},
     [FAULT_FSYNC] = {"fsync", "fsync", {EIO, EINTR, ENOSPC, EINVAL}},
     [FAULT_SYNCFS] = {"syncfs", "syncfs", {EIO, EINTR}},

@@ -45,6 +45,7 @@ enum fault_call {
     FAULT_LSEEK,
     FAULT_FTRUNCATE,
     FAULT_FALLOCATE,
+    FAULT_PUNCH, /* fallocate() that makes a hole */
     FAULT_FDATASYNC,
     FAULT_FSYNC,
     FAULT_SYNCFS,

@@ -173,6 +173,7 @@ static const struct fault_lack poor[] = {{FAULT_OPEN_UNNAMED, EOPNOTSUPP},
                                          {FAULT_RENAMEAT2, EINVAL},
                                          {FAULT_PWRITEV2, EOPNOTSUPP},
                                          {FAULT_FALLOCATE, EOPNOTSUPP},
+                                         {FAULT_PUNCH, EOPNOTSUPP},
                                          {FAULT_STATX, ENOSYS},
                                          {FAULT_FSYNC, EINVAL},
                                          {FAULT_USERFAULTFD, ENOSYS},
@@ -181,7 +182,7 @@ static const struct fault_lack poor[] = {{FAULT_OPEN_UNNAMED, EOPNOTSUPP},
 /* The same, where holes cannot be told either. */
 static const struct fault_lack poorest[] = {
     {FAULT_OPEN_UNNAMED, EISDIR}, {FAULT_RENAMEAT2, ENOSYS}, {FAULT_PWRITEV2, ENOSYS}, {FAULT_FALLOCATE, ENOSYS},
-    {FAULT_STATX, EPERM},         {FAULT_LSEEK, EINVAL},     {FAULT_OPEN, 0}};
+    {FAULT_PUNCH, ENOSYS},        {FAULT_STATX, EPERM},      {FAULT_LSEEK, EINVAL},    {FAULT_OPEN, 0}};
 
 static void a_poor_system_is_no_worse_when_a_call_fails(void **state) {
     (void)state;
