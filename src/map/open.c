@@ -41,7 +41,9 @@
  *     be the end of the map.
  * O13 A damaged slot may have said "in progress", and home be a mixture: recovery writes it anew as "in progress" to
  *     the last frame. Otherwise verify, which compares home with the table where no checkpoint is under way, calls
- *     good pages damaged. For the same reason the table is mended as if one had been under way.
+ *     good pages damaged. For the same reason the table is mended as if one had been under way. The frames are written
+ *     again and synced before both: the slot says that the last one is durable (C2), and a power cut that took it would
+ *     leave a map that is refused (O3), or a table that is ahead of home.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -110,30 +112,46 @@ static struct km__header feared_header(const struct km__slots *slots, const stru
 }
 
 /* O2: the same bytes again, so that a sync means something. */
-static int write_again(km_map *map, struct km__slots *slots, const struct km__cursor *end, uint64_t kept) {
-    const int other = 1 - slots->chosen;
-    int result = full_pages(&slots->slot[slots->chosen]) ? os_file_sync(map->file) : 0; /* O12 */
-    if (result != 0)
-        return result;
-    if (slots->result[other] == 0 && slots->slot[other].generation == slots->slot[slots->chosen].generation &&
-        slots->slot[other].geometry == slots->slot[slots->chosen].geometry) {
-        /* one after the other, so that never both are being written */
-        result = km__slots_write_again(map, slots, slots->chosen);
-        if (result == 0)
-            result = km__slots_write_again(map, slots, other);
-    } else { /* damaged, or older: `checkpointed` is published only with both slots there (C8), as are places (G6) */
-        const struct km__header same = feared_header(slots, end);
-        result = km__slots_store(map, slots, &same);
-    }
-    struct km__cursor cursor = km__header_cursor(&slots->slot[slots->chosen]);
+static int frames_again(km_map *map, const struct km__header *header, const struct km__cursor *end, uint64_t kept) {
+    struct km__cursor cursor = km__header_cursor(header);
+    int result = 0;
     while (result == 0 && cursor.generation < end->generation) {
         result =
             cursor.generation < kept ? km__journal_read(map, &map->frame, &cursor) : km__frame_rewrite(map, &cursor);
         if (result == 1)
             result = km__error(KM_EJOURNAL, "%s: the journal changed while it was recovered", map->path);
     }
+    return result == 0 ? os_file_sync(map->file) : result;
+}
+
+static int slots_again(km_map *map, struct km__slots *slots, const struct km__cursor *end) {
+    const int other = 1 - slots->chosen;
+    const struct km__header *newest = &slots->slot[slots->chosen];
+    if (slots->result[other] == 0 && slots->slot[other].generation == newest->generation &&
+        slots->slot[other].geometry == newest->geometry) {
+        /* one after the other, so that never both are being written */
+        const int result = km__slots_write_again(map, slots, slots->chosen);
+        return result == 0 ? km__slots_write_again(map, slots, other) : result;
+    }
+    /* damaged, or older: `checkpointed` is published only with both slots there (C8), as are places (G6) */
+    const struct km__header same = feared_header(slots, end);
+    return km__slots_store(map, slots, &same);
+}
+
+static int write_again(km_map *map, struct km__slots *slots, const struct km__cursor *end, uint64_t kept) {
+    const struct km__header feared = feared_header(slots, end);
+    const bool damaged = slots->result[1 - slots->chosen] != 0;
+    int result = damaged ? frames_again(map, &feared, end, kept) : 0; /* O13 */
     if (result == 0)
-        result = os_file_sync(map->file);
+        result = km__table_mend(map, &feared);
+    if (result == 0)
+        result = km__guard_check(map); /* O10 */
+    if (result == 0 && full_pages(&feared))
+        result = os_file_sync(map->file); /* O12 */
+    if (result == 0)
+        result = slots_again(map, slots, end);
+    if (result == 0 && !damaged)
+        result = frames_again(map, &slots->slot[slots->chosen], end, kept);
     if (result == 0)
         atomic_store(&map->control->header_durable, slots->slot[slots->chosen].sequence);
     return result;
@@ -161,12 +179,7 @@ static int rebuild(km_map *map, struct km__slots *slots) {
     km__control_clear(control, 0, kept);
     atomic_store(&control->header_durable, slot_kept);
     km__control_note_boot(map);
-    const struct km__header feared = feared_header(slots, &end);
     if (!clean)
-        result = km__table_mend(map, &feared);
-    if (result == 0)
-        result = km__guard_check(map); /* O10 */
-    if (result == 0 && !clean)
         result = write_again(map, slots, &end, kept);
     const struct km__header *header = &slots->slot[slots->chosen];
     if (result == 0 && end.generation == header->generation && header->journal_size > header->journal_configured)

@@ -243,6 +243,28 @@ static void a_map_is_not_clean_from_the_first_frame_on(void **state) {
     }
 }
 
+/* ---- a damaged slot ---------------------------------------------------------------------------------------------- */
+
+/* Recovery writes it anew as "in progress to the last frame". That frame may be one that only the page cache has, and
+ * the power may go before the disk has it, too. */
+static void a_damaged_slot_is_not_made_to_promise_what_is_not_durable(void **state) {
+    (void)state;
+    for (int kind = 0; kind < 4; kind++) {
+        struct stage_saved saved = {.count = 0};
+        stage_reset();
+        stage_commit(stage_open(KM_CREATE | (kind / 2 == 1 ? KM_FULL_PAGES : 0u), STAGE_RING), 1);
+        km_map *lazy = stage_open(KM_LAZY, 0);
+        stage_commit(lazy, 2);
+        stage_commit(lazy, 3);
+        os_sim_kill(NULL);
+        stage_rot_slot(kind % 2);
+        os_sim_watch(stage_save, &saved);
+        stage_open(0, 0);
+        os_sim_watch(NULL, NULL);
+        stage_cut_at_each(&saved, 1, 3);
+    }
+}
+
 /* ---- whole pages ------------------------------------------------------------------------------------------------- */
 
 #define LARGE_RING (8 * STAGE_RING)
@@ -425,6 +447,7 @@ int main(void) {
         cmocka_unit_test(what_is_written_again_is_what_was_judged),
         cmocka_unit_test(two_slots_are_never_torn_wherever_a_checkpointer_died),
         cmocka_unit_test(a_map_is_not_clean_from_the_first_frame_on),
+        cmocka_unit_test(a_damaged_slot_is_not_made_to_promise_what_is_not_durable),
         cmocka_unit_test(the_first_frame_behind_a_checkpoint_has_whole_pages),
         cmocka_unit_test(a_checkpoint_of_whole_pages_goes_to_its_target_or_nowhere),
         cmocka_unit_test(a_checkpoint_of_whole_pages_does_not_stop_half_way),
