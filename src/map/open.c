@@ -9,7 +9,9 @@
  *  O2 [model: durability] Unless the map was closed clean with an empty journal (both slots valid, clean and at the
  *     same generation: the first was durable before the second was written), the header slots and the adopted
  *     frames are written again with the same bytes and the file is synced before anything counts as durable. After
- *     a failed sync the page cache shows bytes that the disk never got, and a new sync reports success.
+ *     a failed sync the page cache shows bytes that the disk never got, and a new sync reports success. A slot that
+ *     says "clean" does so no more then, for such a session does not clear the flag before its first frame:
+ *     written over a damaged slot it would make both slots say it, with frames behind them.
  *  O3 [model: durability] Found "in progress to P" and frames that end below P: damage, never an older generation. The
  *     same if any good frame in the ring says that a generation behind the end was durable: a damaged frame is not
  *     the end of the journal. A torn frame at the end was never durable, and nothing says that it was.
@@ -128,13 +130,14 @@ static int slots_again(km_map *map, struct km__slots *slots, const struct km__cu
     const int other = 1 - slots->chosen;
     const struct km__header *newest = &slots->slot[slots->chosen];
     if (slots->result[other] == 0 && slots->slot[other].generation == newest->generation &&
-        slots->slot[other].geometry == newest->geometry) {
+        slots->slot[other].geometry == newest->geometry && (newest->flags & KM__HEADER_CLEAN) == 0) {
         /* one after the other, so that never both are being written */
         const int result = km__slots_write_again(map, slots, slots->chosen);
         return result == 0 ? km__slots_write_again(map, slots, other) : result;
     }
-    /* damaged, or older: `checkpointed` is published only with both slots there (C8), as are places (G6) */
-    const struct km__header same = feared_header(slots, end);
+    /* damaged, or older: `checkpointed` is published only with both slots there (C8), as are places (G6); or clean */
+    struct km__header same = feared_header(slots, end);
+    same.flags &= ~(uint64_t)KM__HEADER_CLEAN;
     return km__slots_store(map, slots, &same);
 }
 

@@ -213,16 +213,18 @@ static void two_slots_are_never_torn_wherever_a_checkpointer_died(void **state) 
 
 /* ---- the clean flag ---------------------------------------------------------------------------------------------- */
 
-/* A map that was closed clean has nothing in its journal. The first frame of a session is damaged, which only the later
- * one can tell; who believes the flag shows an older state. */
+/* A map that was closed clean has nothing in its journal, also where one of its slots was damaged since. The first
+ * frame of a session is damaged, which only the later one can tell; who believes the flag shows an older state. */
 static void a_map_is_not_clean_from_the_first_frame_on(void **state) {
     (void)state;
-    enum { FIRST_OF_SESSION, AFTER_CHECKPOINT, CLOSED_BESIDE_A_READER, KINDS };
+    enum { FIRST_OF_SESSION, AFTER_CHECKPOINT, CLOSED_BESIDE_A_READER, SLOT_A_ROTS, SLOT_B_ROTS, KINDS };
     for (int kind = 0; kind < KINDS; kind++) {
         stage_reset();
         km_map *map = stage_open(KM_CREATE, STAGE_RING);
         stage_commit(map, 1);
         must(km_close(map));
+        if (kind == SLOT_A_ROTS || kind == SLOT_B_ROTS)
+            stage_rot_slot(kind - SLOT_A_ROTS);
         map = stage_open(0, 0);
         uint64_t generation = 1;
         if (kind == AFTER_CHECKPOINT) {
