@@ -24,6 +24,7 @@ void km__control_clear(struct km__control *control, uint64_t generation, uint64_
     for (size_t i = 0; i < KM__SLOTS / 64; i++)
         atomic_store_explicit(&control->waiting[i], 0, memory_order_relaxed);
     for (size_t i = 0; i < KM__SLOTS; i++) {
+        atomic_store_explicit(&control->slot[i].waiter, 0, memory_order_release); /* L6 */
         atomic_store_explicit(&control->slot[i].pin, KM__NO_PIN, memory_order_relaxed);
         atomic_store_explicit(&control->slot[i].process_id, 0, memory_order_relaxed);
         atomic_store_explicit(&control->slot[i].waiting, 0, memory_order_relaxed);

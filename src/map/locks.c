@@ -29,8 +29,9 @@
  *  L6 A program can close the descriptor that carries a handle's locks, and then others hold what the handle believes
  *     to be its own. So it looks whether the locks are still there before it writes anything of the file
  *     (km__still_there). For pins it asks its slot, which costs no call: who takes a slot, or clears the pin of one
- *     whose lock is free, changes the name in it, and a handle that does not find its own name is lost. Otherwise it
- *     would overwrite the frame of who has WRITER now, erase the pin of who has its slot, or show a home that moved.
+ *     whose lock is free, or all pins for a new session, changes the name in it, and a handle that does not find its
+ *     own name is lost. Otherwise it would overwrite the frame of who has WRITER now, erase the pin of who has its
+ *     slot, or show a home that moved.
  */
 #include "map.h"
 

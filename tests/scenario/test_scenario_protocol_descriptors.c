@@ -235,6 +235,7 @@ struct reading {
     const char *path;
     uint32_t flags;
     bool succeeded;       /* by another handle, which then has what the reader's locks protected */
+    bool renewed;         /* everybody else closes, and the next session begins */
     unsigned descriptors; /* that the reader has; out */
     unsigned which;
 };
@@ -277,6 +278,10 @@ static int read_without_descriptor(void *context) {
         child_must(km_open(&successor, reading->path, &readers));
         child_must(km_begin(successor, KM_READ));
     }
+    if (reading->renewed) {
+        child_must(km_close(map));
+        child_must(km_open(&map, reading->path, &options));
+    }
     for (int value = 2; value < 6; value++) {
         child_must(commit_home(map, value));
         child_check(successor == NULL || middle(successor) == 1);
@@ -301,12 +306,15 @@ static int read_without_descriptor(void *context) {
 static void a_reader_that_lost_its_locks_is_told_and_takes_no_others_pin(void **state) {
     (void)state;
     static const uint32_t flags[] = {0, KM_READONLY};
-    for (int kind = 0; kind < 4; kind++) {
+    for (int kind = 0; kind < 6; kind++) {
         int status = 0;
         unsigned which = 0;
         for (; status == 0; which++) {
-            struct reading reading = {scratch_path("reading-%d-%u.km", kind, which), flags[kind % 2], kind >= 2, 0,
-                                      which};
+            struct reading reading = {.path = scratch_path("reading-%d-%u.km", kind, which),
+                                      .flags = flags[kind % 2],
+                                      .succeeded = kind / 2 == 1,
+                                      .renewed = kind / 2 == 2,
+                                      .which = which};
             status = check_in_child(read_without_descriptor, &reading, 20);
         }
         assert_int_equal(status, 1);
