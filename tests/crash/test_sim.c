@@ -134,6 +134,58 @@ static void what_was_not_synced_may_be_lost_or_kept_in_any_version(void **unused
     os_sim_state_free(crash);
 }
 
+/* However much was written and synced before, the moment lies among the writes that are open. */
+static void a_prefix_ends_among_the_writes_that_are_open(void **unused) {
+    (void)unused;
+    struct os_file *file = make_file();
+    for (unsigned i = 0; i < 2000; i++)
+        write_letter(file, 512, 512, (char)('b' + i % 2));
+    assert_done(os_file_sync(file));
+    for (unsigned i = 0; i < 4; i++)
+        write_letter(file, 4096 + i * 4096, 512, 'e');
+    struct os_sim_state *crash = os_sim_save();
+    os_file_close(file);
+    unsigned ends[5] = {0};
+    for (uint64_t seed = 0; seed < 4 * IMAGES; seed++) {
+        unsigned kept = 0;
+        os_sim_reboot(crash, OS_SIM_PREFIX, seed);
+        while (kept < 4 && letter_at(4096 + kept * 4096) == 'e')
+            kept++;
+        ends[kept]++;
+        for (unsigned i = kept; i < 4; i++)
+            assert_int_equal(letter_at(4096 + i * 4096), 'a');
+    }
+    for (unsigned i = 0; i < 5; i++)
+        assert_true(ends[i] > 0);
+    os_sim_state_free(crash);
+}
+
+/* The same places of two files, written at the same time: one may have what the other lacks. */
+static void two_files_lose_what_they_lose_each_for_itself(void **unused) {
+    (void)unused;
+    struct os_file *file = make_file(), *other = NULL;
+    assert_done(os_file_create(&other, "other.km", 0600));
+    assert_done(os_file_resize(other, SIZE));
+    assert_done(os_file_sync(other));
+    assert_done(os_file_publish(other, "other.km", false));
+    write_letter(file, 0, 512, 'b');
+    write_letter(other, 0, 512, 'b');
+    struct os_sim_state *crash = os_sim_save();
+    os_file_close(file);
+    os_file_close(other);
+    for (int policy = OS_SIM_WRITES; policy <= OS_SIM_SECTORS; policy++) {
+        unsigned seen = 0;
+        for (uint64_t seed = 0; seed < 4 * IMAGES; seed++) {
+            char letter = 0;
+            os_sim_reboot(crash, (enum os_sim_policy)policy, seed);
+            assert_true(os_sim_read("other.km", 0, &letter, 1));
+            seen |= 1u << ((letter_at(0) == 'b') + 2 * (letter == 'b'));
+        }
+        assert_int_equal(seen, 15);
+    }
+    os_sim_state_free(crash);
+}
+
 /* Of the write that is torn each page has some sectors and not others, of any other it has all. */
 static void a_torn_write_is_there_in_part_and_the_others_are_there_whole(void **unused) {
     (void)unused;
@@ -584,6 +636,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_was_synced_survives_every_image),
         cmocka_unit_test(what_was_not_synced_may_be_lost_or_kept_in_any_version),
+        cmocka_unit_test(a_prefix_ends_among_the_writes_that_are_open),
+        cmocka_unit_test(two_files_lose_what_they_lose_each_for_itself),
         cmocka_unit_test(a_torn_write_is_there_in_part_and_the_others_are_there_whole),
         cmocka_unit_test(the_same_seed_gives_the_same_image),
         cmocka_unit_test(a_cut_stops_every_later_step),

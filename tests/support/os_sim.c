@@ -504,11 +504,59 @@ static uint64_t choose_torn_write(const struct os_sim_state *state, uint64_t see
     return 0;
 }
 
+/* Numbers of writes. */
+struct writes {
+    uint64_t *number;
+    size_t count, capacity;
+};
+
+static void add_write(void *context, uint64_t write) {
+    struct writes *writes = context;
+    if (writes->count == writes->capacity) {
+        const size_t capacity = 2 * writes->capacity + 64;
+        uint64_t *number = sim_allocate(capacity * sizeof *number);
+        for (size_t i = 0; i < writes->count; i++)
+            number[i] = writes->number[i];
+        free(writes->number);
+        writes->number = number;
+        writes->capacity = capacity;
+    }
+    writes->number[writes->count++] = write;
+}
+
+static int compare_writes(const void *a, const void *b) {
+    const uint64_t first = *(const uint64_t *)a, second = *(const uint64_t *)b;
+    return (first > second) - (first < second);
+}
+
+/* The write that OS_SIM_PREFIX is cut in: one of those that have left something open, and late ones rather than early
+ * ones, because what nobody ever syncs (control) stays open for ever. 0 if there is none. */
+static uint64_t choose_last_write(const struct os_sim_state *state, uint64_t seed) {
+    struct writes writes = {.count = 0};
+    for (size_t i = 0; i < state->name_count; i++)
+        if (state->names[i].file != state->names[i].durable)
+            add_write(&writes, state->names[i].write);
+    for (size_t i = 0; i < state->file_count; i++)
+        sim_content_open_writes(&state->files[i].content, add_write, &writes);
+    size_t distinct = 0;
+    if (writes.count > 0)
+        qsort(writes.number, writes.count, sizeof *writes.number, compare_writes);
+    for (size_t i = 0; i < writes.count; i++)
+        if (i == 0 || writes.number[i] != writes.number[distinct - 1])
+            writes.number[distinct++] = writes.number[i];
+    const size_t at_most = distinct > 0 ? 1 + (size_t)(sim_random(&seed) % distinct) : 0;
+    const uint64_t chosen = distinct > 0 ? writes.number[distinct - 1 - (size_t)(sim_random(&seed) % at_most)] : 0;
+    free(writes.number);
+    return chosen;
+}
+
 void os_sim_reboot(const struct os_sim_state *state, enum os_sim_policy policy, uint64_t seed) {
     pthread_mutex_lock(&sim.mutex);
     struct os_sim_state *image = present_or(state);
     struct sim_choice choice;
-    sim_choice_draw(&choice, policy, seed, image->writes);
+    sim_choice_draw(&choice, policy, seed);
+    if (policy == OS_SIM_PREFIX)
+        choice.last_write = choose_last_write(image, seed);
     if (policy == OS_SIM_TORN)
         choice.last_write = choose_torn_write(image, seed);
     image->boot = ++sim.boots;
@@ -519,8 +567,10 @@ void os_sim_reboot(const struct os_sim_state *state, enum os_sim_policy policy, 
             name->file = 0;
         name->durable = name->file;
     }
-    for (size_t i = 0; i < image->file_count; i++)
-        sim_content_crash(&image->files[i].content, &choice);
+    for (size_t i = 0; i < image->file_count; i++) {
+        const struct sim_choice of_file = sim_choice_of_file(&choice, image->files[i].inode);
+        sim_content_crash(&image->files[i].content, &of_file);
+    }
     start(image);
     pthread_mutex_unlock(&sim.mutex);
 }

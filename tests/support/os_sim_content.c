@@ -345,12 +345,31 @@ uint64_t sim_content_wide_write(const struct sim_content *content, uint64_t whic
     return 0;
 }
 
-void sim_choice_draw(struct sim_choice *choice, enum os_sim_policy policy, uint64_t seed, uint64_t writes) {
+void sim_content_open_writes(const struct sim_content *content, sim_write_function *each, void *context) {
+    for (size_t i = 0; i < content->size_count; i++)
+        each(context, content->sizes[i].write);
+    for (size_t i = 0; i < content->bucket_count; i++) {
+        for (const struct sim_page *page = content->buckets[i]; page != NULL; page = page->next) {
+            for (unsigned sector = 0; sector < SIM_SECTORS_PER_PAGE; sector++) {
+                for (const struct sim_version *v = page->pending[sector].oldest; v != NULL; v = v->newer)
+                    each(context, v->write);
+            }
+        }
+    }
+}
+
+void sim_choice_draw(struct sim_choice *choice, enum os_sim_policy policy, uint64_t seed) {
     uint64_t random = seed;
     choice->policy = policy;
     choice->seed = sim_random(&random);
-    choice->last_write = writes > 0 ? sim_random(&random) % (writes + 1) : 0;
+    choice->last_write = 0;
     choice->keep = 32 + sim_random(&random) % 193; /* from rarely to mostly */
+}
+
+struct sim_choice sim_choice_of_file(const struct sim_choice *choice, uint64_t inode) {
+    struct sim_choice of_file = *choice;
+    of_file.seed ^= inode * UINT64_C(0xff51afd7ed558ccd);
+    return of_file;
 }
 
 bool sim_choice_keeps(const struct sim_choice *choice, uint64_t write) {
@@ -465,7 +484,7 @@ void sim_content_crash(struct sim_content *content, const struct sim_choice *cho
 
 void sim_content_evict(struct sim_content *content, uint64_t seed, sim_sector_function *changed, void *context) {
     struct sim_choice choice;
-    sim_choice_draw(&choice, OS_SIM_SECTORS, seed, 0);
+    sim_choice_draw(&choice, OS_SIM_SECTORS, seed);
     for (size_t i = 0; i < content->bucket_count; i++) {
         for (struct sim_page *page = content->buckets[i]; page != NULL; page = page->next) {
             for (unsigned sector = 0; sector < SIM_SECTORS_PER_PAGE; sector++) {

@@ -85,6 +85,10 @@ uint64_t sim_content_pending_in(const struct sim_content *content, uint64_t offs
 uint64_t sim_content_wide_writes(const struct sim_content *content);
 uint64_t sim_content_wide_write(const struct sim_content *content, uint64_t which);
 
+/** Calls `each` for every write that has left something open, once for each sector and size. */
+typedef void sim_write_function(void *context, uint64_t write);
+void sim_content_open_writes(const struct sim_content *content, sim_write_function *each, void *context);
+
 /** Which writes a crash keeps, drawn once for all files of a machine. */
 struct sim_choice {
     enum os_sim_policy policy;
@@ -93,7 +97,11 @@ struct sim_choice {
     uint64_t keep;       /* OS_SIM_SECTORS, _WRITES: of 256, how likely something is kept */
 };
 
-void sim_choice_draw(struct sim_choice *choice, enum os_sim_policy policy, uint64_t seed, uint64_t writes);
+/** All but the last write, which is the caller's to choose. */
+void sim_choice_draw(struct sim_choice *choice, enum os_sim_policy policy, uint64_t seed);
+
+/** The same choice for one of the files: sectors of the same number in two files have nothing to do with each other. */
+struct sim_choice sim_choice_of_file(const struct sim_choice *choice, uint64_t inode);
 
 /** Whether a write as a whole is kept, for sizes and names. */
 bool sim_choice_keeps(const struct sim_choice *choice, uint64_t write);
