@@ -112,7 +112,8 @@ int os_file_zero(struct os_file *file, uint64_t offset, uint64_t length);
 
 /**
  * The first run of bytes at or after `offset` and before `end` that may hold something else than a hole. `*start` ==
- * `*stop` == `end` if there is none. A file system without holes gives the whole range.
+ * `*stop` == `end` if there is none. A file system without holes gives the whole range. KM_ESTALE if the descriptor is
+ * not the file's any more: looking would move the offset of somebody else's.
  */
 int os_file_next_data(struct os_file *file, uint64_t offset, uint64_t end, uint64_t *start, uint64_t *stop);
 

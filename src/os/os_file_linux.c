@@ -309,6 +309,12 @@ int os_file_next_data(struct os_file *file, uint64_t offset, uint64_t end, uint6
     int error = os__check_range(offset, end - offset, "look for data", file->path);
     if (error != 0)
         return error;
+    /* The search moves the offset: of a description that is not ours nobody wants that, nor must it get our mark. */
+    if (!os__descriptor_has_mark(&file->descriptor))
+        return km__error(KM_ESTALE,
+                         "%s: the program closed the handle's file, or moved its offset: close the handle and open the "
+                         "map again",
+                         file->path);
     off_t data = lseek(file->descriptor.fd, (off_t)offset, SEEK_DATA);
     off_t hole = -1;
     if (data >= 0 && (uint64_t)data < end)

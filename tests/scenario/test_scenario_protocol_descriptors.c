@@ -83,6 +83,8 @@ static struct stat replace(const struct strike *strike, int descriptor) {
 static void go_on(km_map *map, struct strike *strike) {
     struct km_report report = {.struct_size = sizeof report};
     struct km_info info = {.struct_size = sizeof info};
+    if (strike->moment == IDLE)
+        (void)km_verify(map, &report, NULL, NULL);
     if (strike->moment >= WRITING)
         (void)commit_number(map, strike, true);
     if (strike->moment == READING)
@@ -125,6 +127,7 @@ static int lose_descriptor(void *context) {
     struct stat now = {0};
     child_check((fstat(descriptor, &now) == 0) == (strike->replacement != CLOSED)); /* it is the program's */
     child_check(now.st_ino == given.st_ino && now.st_dev == given.st_dev);
+    child_check(strike->replacement == CLOSED || lseek(descriptor, 0, SEEK_CUR) == 0); /* also where it stands */
     return 0;
 }
 
