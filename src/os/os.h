@@ -77,7 +77,8 @@ void os_file_close(struct os_file *file); /* NULL allowed */
 
 int os_file_info(struct os_file *file, struct os_file_info *info);
 
-/** False if the program closed the file's descriptor; its number may mean anything by now, also the same file. */
+/** False if the program closed the file's descriptor; its number may mean anything by now, also the same file. For who
+ *  has looked at the file (os_file_info): this is one cheap call more, for each commit. */
 bool os_file_is_ours(const struct os_file *file);
 
 /** 1 if `path` names this very file, 0 if it names another or none, or an error. */

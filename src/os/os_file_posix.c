@@ -108,7 +108,7 @@ void os_file_close(struct os_file *file) {
 }
 
 bool os_file_is_ours(const struct os_file *file) {
-    return os__descriptor_holds(&file->descriptor);
+    return os__descriptor_has_mark(&file->descriptor);
 }
 
 int os_file_info(struct os_file *file, struct os_file_info *info) {
