@@ -29,7 +29,10 @@
  *     checkpoint goes exactly there or nowhere, however often it is tried. A writer decides "this page was last
  *     touched at or before the target, so it is journaled whole"; a target stored behind its back, or a G lowered
  *     below it, would leave the first frame after G with a part of the page only, and a page that power garbled
- *     could not be rebuilt. [model: durability]
+ *     could not be rebuilt. [model: durability] The target is stored before CHECKPOINT is taken, perhaps while another
+ *     checkpointer is at work: who has CHECKPOINT goes to the one that it had read before it synced, or home would get
+ *     frames that are not durable (C2); and who finds that another has brought home to the target already chooses
+ *     again.
  */
 #include <inttypes.h>
 #include <stdlib.h>
@@ -280,12 +283,16 @@ static int checkpoint_round(km_map *map, uint64_t deadline, bool closing, bool *
         result = finish_died(map, &slots);
     if (result == 1)
         return 0;
-    if (result == 0)
-        result = km__sync_to(map, km__load(&control->appended), deadline); /* C2 */
+    uint64_t target = 0;
+    do {
+        target = km__load(&control->target); /* before `appended`, which it never is beyond */
+        if (result == 0)
+            result = km__sync_to(map, km__load(&control->appended), deadline); /* C2 */
+    } while (result == 0 && target != km__load(&control->target));
     if (result != 0)
         return result;
     const struct km__header *header = &slots.slot[slots.chosen];
-    const uint64_t wanted = km__load(full_pages(map) ? &control->target : &control->durable); /* C9 */
+    const uint64_t wanted = full_pages(map) ? target : km__load(&control->durable); /* C9 */
     km__raise(&control->target, wanted);
     const uint64_t goal = lower_to_pins(map, wanted);
     if (goal <= header->generation || goal < header->target || (full_pages(map) && goal < wanted)) /* C5, C9 */
@@ -348,10 +355,11 @@ int km__checkpoint(km_map *map, uint64_t deadline, bool closing) {
         if (result != 0)
             return result;
         const uint64_t before = km__load(&map->control->checkpointed);
+        const bool reached = km__load(&map->control->target) <= before;
         result = checkpoint_round(map, deadline, closing, &more);
-        /* An older target was on its way (C9): now to the newest commit. */
+        /* An older target was on its way, or reached by another (C9): now to the newest commit. */
         const uint64_t now = km__load(&map->control->checkpointed);
-        more = more || (full_pages(map) && now > before && now < wanted);
+        more = more || (full_pages(map) && (reached || now > before) && now < wanted);
         km__checkpoint_unlock(map);
     }
     return result;
