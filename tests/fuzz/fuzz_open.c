@@ -126,7 +126,7 @@ static void with_permission(const struct canvas *canvas) {
     bool clean = false;
     use(map, &promise, &clean);
     const enum ending ended = end(map);
-    const bool kept = info.mode != KM_LIVE && (ended != POWER || (chosen & KM_LAZY) == 0);
+    const bool kept = clean && info.mode != KM_LIVE && (ended != POWER || (chosen & KM_LAZY) == 0);
     const int opened = tour_open(&map, TOUR_PATH, 0, 0);
     if (opened == 0) {
         const struct sight sight = tour_read(map);
@@ -136,7 +136,7 @@ static void with_permission(const struct canvas *canvas) {
                  "generation %llu does not hold what was committed", (unsigned long long)promise.generation);
             named(km_abort(map), "km_abort");
         }
-        hold(!clean || !kept || (sight.result == 0 && sight.generation >= promise.generation),
+        hold(!kept || (sight.result == 0 && sight.generation >= promise.generation),
              "commit %llu returned; now %s at generation %llu", (unsigned long long)promise.generation,
              km_error_name(sight.result), (unsigned long long)sight.generation);
         named(km_close(map), "km_close");
