@@ -339,7 +339,7 @@ static int fill_live(km_map *map, struct os_file *file, struct km__header *heade
                         .to = file,
                         .from_offset = map->header.data_offset,
                         .header = header,
-                        .length = header->data_size};
+                        .length = km__pages_of(header->data_size) * KM__PAGE}; /* what a seal sums up */
     int result = copy_sealed(map, &copy);
     if (result == 1) {
         km__error_clear();

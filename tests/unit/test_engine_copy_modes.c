@@ -139,6 +139,25 @@ static void a_live_map_that_is_sealed_is_checked(void **state) {
     must(km_close(map));
 }
 
+/* The view shows whole pages. A store behind the end is a mistake, but a seal sums it up, and nothing is damaged. */
+static void a_store_behind_the_end_of_a_live_map_is_no_damage_to_a_copy(void **state) {
+    (void)state;
+    const uint64_t size = 3 * KM_PAGE_SIZE + 100;
+    const char *from = scratch_path("behind.km"), *path = scratch_path("behind.copy");
+    km_map *map = open_mode(from, KM_LIVE, size, KM_CREATE);
+    ((unsigned char *)km_data(map))[size - 1] = 1;
+    ((unsigned char *)km_data(map))[size + 3] = 2;
+    must(km_close(map));
+    map = check_open(from, 0, KM_READONLY);
+    check_clean(map);
+    must(km_copy(map, path));
+    must(km_close(map));
+    map = check_open(path, 0, KM_READONLY);
+    check_clean(map);
+    assert_int_equal(((unsigned char *)km_data(map))[size - 1], 1);
+    must(km_close(map));
+}
+
 static void a_live_map_is_copied_between_transactions(void **state) {
     (void)state;
     const char *from = scratch_path("locked.km"), *path = scratch_path("locked.copy");
@@ -471,6 +490,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_live_map_in_use_is_copied_and_sealed),
         cmocka_unit_test(a_live_map_that_is_sealed_is_checked),
+        cmocka_unit_test(a_store_behind_the_end_of_a_live_map_is_no_damage_to_a_copy),
         cmocka_unit_test(a_live_map_is_copied_between_transactions),
         cmocka_unit_test(who_writes_to_the_copy_is_told_of_a_dead_writer_too),
         cmocka_unit_test(a_copy_is_whole_while_others_store),
