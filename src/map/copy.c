@@ -334,12 +334,13 @@ static int copy_sealed(km_map *map, struct copy *copy) {
                      map->path);
 }
 
+/* Whole pages, as a seal sums them up: a store behind the end of the data is in the last one's checksum. */
 static int fill_live(km_map *map, struct os_file *file, struct km__header *header) {
     struct copy copy = {.from = map->file,
                         .to = file,
                         .from_offset = map->header.data_offset,
                         .header = header,
-                        .length = km__pages_of(header->data_size) * KM__PAGE}; /* what a seal sums up */
+                        .length = km__pages_of(header->data_size) * KM__PAGE};
     int result = copy_sealed(map, &copy);
     if (result == 1) {
         km__error_clear();

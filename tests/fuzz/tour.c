@@ -193,9 +193,9 @@ void tour_ask(km_map *map) {
 
 /* ---- copies ------------------------------------------------------------------------------------------------------ */
 
-/* A raw map's copy is its bytes; any other is a map of its own, whole by every measure. What its source shows can only be
- * compared if that is whole, too: a forged header may say that the data ended inside of a page, whose rest a view that
- * goes on from there shows as zeros. */
+/* A raw map's copy is its bytes; any other is a map of its own, whole by every measure. What its source shows can only
+ * be compared if that is whole, too: a forged header may say that the data ended inside of a page, whose rest a view
+ * that goes on from there shows as zeros. */
 static void judge_copy(km_map *source, const struct sight *shown, bool whole) {
     struct km_info info = {.struct_size = sizeof info};
     named(km_get_info(source, &info), "km_get_info");
