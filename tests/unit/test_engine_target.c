@@ -53,8 +53,8 @@ static void expect_no_more_than_durable(km_map *map, unsigned first, unsigned se
                  (unsigned long long)info.checkpoint_generation, (unsigned long long)info.durable_generation);
 }
 
-/* One run; `*before` tells whether the other one's checkpoint went through at the first stop. False when the process has
- * fewer calls. */
+/* One run; `*before` tells whether the other one's checkpoint went through at the first stop. False when the process
+ * has fewer calls. */
 static bool overtake(unsigned first, unsigned second, bool *before) {
     struct halt halt;
     km_map *map = open_map(KM_CREATE | KM_FULL_PAGES | KM_LAZY | KM_REPLACE, 1);
