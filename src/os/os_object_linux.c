@@ -174,8 +174,11 @@ static int set_mode(int base, const char *name, mode_t mode) {
     if (fd < 0)
         return errno;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
-    const bool is_own = fstat(fd, &status) == 0 && S_ISDIR(status.st_mode) && status.st_uid == geteuid();
-    const int number = !is_own ? EPERM : chmod(link, mode) != 0 ? errno : 0;
+    int number = fstat(fd, &status) != 0 ? errno : 0;
+    if (number == 0 && (!S_ISDIR(status.st_mode) || status.st_uid != geteuid()))
+        number = EPERM;
+    if (number == 0 && chmod(link, mode) != 0)
+        number = errno;
     close(fd);
     return number;
 }

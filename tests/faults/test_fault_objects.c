@@ -5,6 +5,7 @@
  * who looks.
  */
 #include <errno.h>
+#include <unistd.h>
 
 #include "objects.h"
 #include "scratch.h"
@@ -63,6 +64,15 @@ static int list_maps(struct sweep *sweep) {
 
 static void prepare_nothing(struct sweep *sweep) {
     sweep->before = 0;
+}
+
+/* Nor the directory that objects stand in. */
+static void prepare_no_directory(struct sweep *sweep) {
+    char path[512];
+    prepare_nothing(sweep);
+    snprintf(path, sizeof path, "%s", objects_path(sweep->path));
+    *strrchr(path, '/') = '\0';
+    assert_true(rmdir(path) == 0 || errno == ENOENT);
 }
 
 static void prepare_other(struct sweep *sweep) {
@@ -144,9 +154,12 @@ static bool by_other_means(const struct sweep *sweep) {
     const struct fault *fault = sweep->fault;
     if (sweep->scenario->run == close_map || sweep->scenario->run == list_maps)
         return true; /* it is absent all the same; a map that cannot be looked at is told so */
+    if (fault->call == FAULT_RENAMEAT2 && sweep->scenario->prepare == prepare_no_directory)
+        return sweep->result == KM_ESYSTEM; /* every tmpfs can rename to a name that is free */
     return sweep->result == 0 && fault->call != FAULT_PWRITE && fault->call != FAULT_PWRITEV2 &&
            fault->call != FAULT_FULL_DISK && fault->call != FAULT_FTRUNCATE && fault->call != FAULT_FALLOCATE &&
-           fault->call != FAULT_LINKAT && fault->call != FAULT_RENAMEAT2 && fault->call != FAULT_FCHMOD;
+           fault->call != FAULT_LINKAT && fault->call != FAULT_RENAMEAT2 && fault->call != FAULT_FCHMOD &&
+           fault->call != FAULT_CHMOD && fault->call != FAULT_MKDIRAT;
 }
 
 #define OBJECT .target = TARGET, .settle = settle_object, .excuses = by_other_means
@@ -160,6 +173,10 @@ static void an_object_is_there_whole_or_not_at_all_whichever_call_fails(void **s
         {"object, create of one that exists", .flags = KM_CREATE, .prepare = prepare_other, .run = open_map, OBJECT},
         {"global object, create", .target = GLOBAL, .flags = KM_CREATE, .prepare = prepare_nothing, .run = open_map,
          .settle = settle_object, .excuses = by_other_means},
+        {"object and its directory, create", .flags = KM_CREATE, .prepare = prepare_no_directory, .run = open_map,
+         OBJECT},
+        {"global object and its directory, create", .target = GLOBAL, .flags = KM_CREATE,
+         .prepare = prepare_no_directory, .run = open_map, .settle = settle_object, .excuses = by_other_means},
         {"live object, create", .mode = KM_LIVE, .flags = KM_CREATE, .prepare = prepare_nothing, .run = open_map,
          OBJECT},
     };
