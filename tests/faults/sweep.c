@@ -242,4 +242,8 @@ void sweep_all(const struct scenario *scenarios, size_t count) {
     print_message("# %u runs, %u faults that did not come, %u remarks\n", runs, missed, notes);
     if (notes > 0)
         fail_msg("%u things did not hold in %u runs", notes, runs);
+    if (runs == 2 * count)
+        fail_msg("none of these makes a call that could fail: the faults are not linked in");
+    if (missed > runs / 10) /* a run can have a call less than the one before it, not many of them */
+        fail_msg("%u of %u faults never came", missed, runs);
 }
