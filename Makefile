@@ -20,7 +20,7 @@ FUSE ?= $(shell $(PKG_CONFIG) --exists fuse3 2>/dev/null && echo 1 || echo 0)
 # Sanitizers of all objects, as for -fsanitize=: address,undefined or thread. Empty: none.
 SANITIZE ?=
 # The packages (Debian's names) that the tests need, and those that the demo uses where it can get them.
-TEST_PACKAGES := libc6-dev pkg-config zlib1g-dev libcmocka-dev bats jq binutils clang
+TEST_PACKAGES := libc6-dev pkg-config zlib1g-dev libcmocka-dev bats jq binutils clang patch
 SANITIZE_PACKAGES := libc6-dev pkg-config zlib1g-dev libcmocka-dev clang libclang-rt-dev
 FUZZ_PACKAGES := libc6-dev pkg-config zlib1g-dev libcmocka-dev clang libclang-rt-dev llvm
 DISK_PACKAGES := libfuse3-dev fuse3 e2fsprogs xfsprogs btrfs-progs

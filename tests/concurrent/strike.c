@@ -185,6 +185,6 @@ bool strike_is_possible(void) {
         waitpid(pid, NULL, 0);
     }
     if (!possible)
-        fprintf(stderr, "# processes may not trace others here: they are killed at random moments only\n");
+        fprintf(stderr, "# report: processes may not trace others here: they are killed at random moments only\n");
     return possible != 0;
 }
