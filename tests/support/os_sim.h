@@ -120,7 +120,7 @@ enum os_sim_policy {
     OS_SIM_SECTORS,    /* for each sector any version since its last sync */
     OS_SIM_TORN,       /* all that was written; but of one write, in each page some sectors and not others */
     OS_SIM_GARBLED,    /* as OS_SIM_SECTORS, and some sectors whose write was under way, be it of the same bytes, are
-                        * noise: no power-safe overwrite */
+                        * noise: no power-safe overwrite. In half of the images sectors have 4096 bytes for that */
     OS_SIM_POLICY_COUNT
 };
 

@@ -452,10 +452,26 @@ static void garble(struct sim_page *page, unsigned sector, const struct sim_choi
         page->disk[sector * OS_SIM_SECTOR + i] = (unsigned char)sim_random(&random);
 }
 
+/* In half of the images a sector of the disk is a whole page: what was under way in it can make noise of it all. */
+static bool is_noise(const struct sim_page *page, const struct sim_choice *choice) {
+    uint64_t random = choice->seed ^ (page->number * UINT64_C(0xc2b2ae3d27d4eb4f));
+    bool under_way = false;
+    for (unsigned sector = 0; sector < SIM_SECTORS_PER_PAGE; sector++)
+        under_way = under_way || page->pending[sector].oldest != NULL || page->pending[sector].rewritten;
+    return (choice->keep & 1) != 0 && under_way && sim_random(&random) % 3 == 0;
+}
+
+static void make_noise(struct sim_page *page, uint64_t seed) {
+    uint64_t random = seed ^ page->number;
+    for (size_t i = 0; i < sizeof page->disk; i++)
+        page->disk[i] = (unsigned char)sim_random(&random);
+}
+
 void sim_content_crash(struct sim_content *content, const struct sim_choice *choice) {
     const uint64_t size = choose_size(content, choice);
     for (size_t i = 0; i < content->bucket_count; i++) {
         for (struct sim_page *page = content->buckets[i]; page != NULL; page = page->next) {
+            const bool noise = choice->policy == OS_SIM_GARBLED && is_noise(page, choice);
             const unsigned torn = choice->policy == OS_SIM_TORN ? sectors_of(page, choice->last_write) : 0;
             const unsigned torn_kept = choice->policy == OS_SIM_TORN ? choose_torn(page, choice) : 0;
             for (unsigned sector = 0; sector < SIM_SECTORS_PER_PAGE; sector++) {
@@ -471,6 +487,8 @@ void sim_content_crash(struct sim_content *content, const struct sim_choice *cho
                 pending->rewritten = false;
                 drop_versions(pending);
             }
+            if (noise)
+                make_noise(page, choice->seed);
             const uint64_t start = page->number * SIM_PAGE;
             if (start + SIM_PAGE > size) {
                 size_t kept = size > start ? (size_t)(size - start) : 0;
