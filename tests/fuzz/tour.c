@@ -211,8 +211,9 @@ static void judge_copy(km_map *source, const struct sight *shown, bool whole) {
         const int verified = tour_verify(copy, &report, 0);
         hold(verified == 0 && tour_is_clean(&report), "the copy is not clean: %s", km_error_name(verified));
         const struct sight sight = tour_read(copy);
-        hold(sight.result == 0 && sight.size == shown->size && (!whole || sight.sum == shown->sum) &&
-                 (live || sight.generation == shown->generation),
+        const bool compared = shown->result == 0;
+        hold(sight.result == 0 && (!compared || sight.size == shown->size) && (!whole || sight.sum == shown->sum) &&
+                 (!compared || live || sight.generation == shown->generation),
              "the copy shows something else: %s, generation %llu", km_error_name(sight.result),
              (unsigned long long)sight.generation);
         struct km_info copied = {.struct_size = sizeof copied};
@@ -234,8 +235,11 @@ void tour_copy(km_map *map) {
         sight = look(map);
     }
     if (named(km_copy(map, TOUR_COPY), "km_copy") == 0) {
-        hold(raw || sight.result == 0, "a map was copied that gives %s at its begin", km_error_name(sight.result));
-        judge_copy(map, &sight, whole);
+        /* With KM_CHECK forged bytes behind the end of the data pass for a stray store. The copy has no such bytes. */
+        const bool stray = sight.result == KM_ESTRAY;
+        hold(raw || stray || sight.result == 0, "a map was copied that gives %s at its begin",
+             km_error_name(sight.result));
+        judge_copy(map, &sight, whole && !stray);
         hold(km_copy(map, TOUR_COPY) == KM_EEXISTS, "a copy over a copy");
     } else {
         hold(!os_sim_exists(TOUR_COPY), "a copy was left behind");
