@@ -172,7 +172,7 @@ FUZZ_MAKE = $(MAKE) --no-print-directory BUILD=$(FUZZ_BUILD) CC=$(SANITIZE_CC) C
 test-fuzz: ## look for inputs that break something, for SECONDS in all
 	@tests/install-packages $(FUZZ_PACKAGES)
 	@$(FUZZ_MAKE) fuzzers
-	@BUILD=$(FUZZ_BUILD) SECONDS_IN_ALL=$(SECONDS) tests/fuzz/run
+	@BUILD=$(FUZZ_BUILD) SECONDS_IN_ALL=$(SECONDS) SEED=$(SEED) tests/fuzz/run
 
 fuzz-coverage: ## what the kept inputs, and those found so far, reach of the code that reads files
 	@tests/install-packages $(FUZZ_PACKAGES)
