@@ -153,6 +153,20 @@ static int read_pages(struct copy *copy, const struct chunk *chunk) {
     return os_file_read(copy->from, copy->from_offset + at, copy->bytes, length);
 }
 
+/* P2: bytes behind the end of the data, which no commit made, would become data where the copy grows (verify.c). */
+static int check_tail(const struct copy *copy, uint64_t page, const unsigned char *bytes) {
+    const struct km__header *header = copy->header;
+    if (header->mode == KM_LIVE || page != header->data_size / KM__PAGE)
+        return 0;
+    for (size_t at = (size_t)(header->data_size % KM__PAGE); at < KM__PAGE; at++)
+        if (bytes[at] != 0)
+            return km__error(KM_ECORRUPT,
+                             "%s: page %" PRIu64 " has bytes behind the end of the data, which no commit made: run "
+                             "keepmap verify, restore it from an older copy",
+                             copy->carried->path, page);
+    return 0;
+}
+
 /* P2, for pages that no frame touched; those that one did are left out here, as if they were holes. */
 static int carry_entries(struct copy *copy, const struct chunk *chunk) {
     km_map *map = copy->carried;
@@ -176,6 +190,8 @@ static int carry_entries(struct copy *copy, const struct chunk *chunk) {
                                ", the table says %08" PRIx32 ": the disk changed it; run keepmap verify, restore it "
                                "from an older copy",
                                map->path, page, page * KM__PAGE, found, copy->entries[i]);
+        if (result == 0 && !chunk->hole)
+            result = check_tail(copy, page, bytes);
     }
     return result;
 }
@@ -252,7 +268,7 @@ static int take_patched(struct copy *copy, uint64_t page, size_t i) {
     const uint32_t found = km__checksum_page(map->header.checksum_kind, bytes);
     copy->entries[i] = patch->stored;
     if (found == patch->stored)
-        return 0;
+        return check_tail(copy, page, bytes);
     return km__error(KM_ECORRUPT,
                      "%s: page %" PRIu64 " (bytes from %" PRIu64 ") has checksum %08" PRIx32
                      " in this handle, commit %" PRIu64 " says %08" PRIx32

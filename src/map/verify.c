@@ -294,6 +294,32 @@ static int verify_pages(struct verify *verify, uint64_t first, uint64_t count) {
     return result;
 }
 
+/* Under CHECKPOINT, after the frames. Commits keep what lies behind the end of the data zero, and growth counts on it
+ * (G3): other bytes would be in home and in copies, and not in the views of those who saw the growth. What has a wrong
+ * checksum is told as that. */
+static int verify_tail(struct verify *verify) {
+    km_map *map = verify->map;
+    const struct km__header *header = newest(verify);
+    const uint64_t used = header->data_size % KM__PAGE, page = header->data_size / KM__PAGE;
+    if (used == 0)
+        return 0;
+    const unsigned char *bytes = map->home_region.address + page * KM__PAGE;
+    size_t at = (size_t)used;
+    while (at < KM__PAGE && bytes[at] == 0)
+        at++;
+    const bool compared = header->checksum_kind != KM_CHECKSUM_NONE &&
+                          !(is_mixed(verify) && km__index_find(&verify->framed, page) != NULL);
+    const uint32_t found = km__checksum_page(header->checksum_kind, bytes);
+    if (at == KM__PAGE || (compared && found != km__table_entry(map, page)))
+        return 0;
+    char message[160];
+    verify->report->pages_damaged++;
+    snprintf(message, sizeof message, "page %" PRIu64 " has bytes behind the end of the data, which no commit made",
+             page);
+    const struct km_finding finding = {.error = KM_ECORRUPT, .page = page, .offset = page * KM__PAGE + at};
+    return add_note(verify, &finding, message);
+}
+
 /* One chunk; `*next` moves behind it. */
 static int verify_chunk(struct verify *verify, uint64_t *next) {
     int result = lock_chunk(verify);
@@ -402,6 +428,8 @@ int km_verify(km_map *map, struct km_report *report, km_progress *progress, void
         report->pages = km__pages_of(newest(&verify)->data_size);
         if (result == 0 && !km__is_live(map))
             result = verify_frames(&verify);
+        if (result == 0 && !km__is_live(map))
+            result = verify_tail(&verify);
         verify.total = page_count(&verify) * KM__PAGE;
         km__unlock(map, KM__CHECKPOINT);
         if (result == 0)

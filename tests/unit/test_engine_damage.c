@@ -172,6 +172,22 @@ static void a_map_without_checksums_checks_no_page(void **state) {
     must(km_close(map));
 }
 
+/* No checksum tells: none is kept, or it was computed anew by who put them there. */
+static void bytes_behind_the_end_of_the_data_are_found_and_named(void **state) {
+    (void)state;
+    const char *path = make_map("behind", KM_CHECKSUM_NONE);
+    scratch_flip(path, scratch_header(path).data_offset + SIZE + 7, 1);
+    km_map *map = NULL;
+    must(km_open(&map, path, NULL));
+    struct km_report report;
+    const struct findings findings = verify(map, &report);
+    assert_int_equal(report.pages_damaged, 1);
+    assert_int_equal(findings.last.page, PAGES - 1);
+    assert_int_equal(findings.last.offset, SIZE + 7);
+    must_fail(km_copy(map, scratch_path("behind-copy.km")), KM_ECORRUPT);
+    must(km_close(map));
+}
+
 static void one_damaged_header_slot_is_survived_and_named(void **state) {
     (void)state;
     for (uint64_t slot = 0; slot < 2; slot++) {
@@ -406,6 +422,7 @@ int main(void) {
         cmocka_unit_test(a_finding_is_told_while_others_may_work),
         cmocka_unit_test(verify_stops_when_it_is_asked_to),
         cmocka_unit_test(a_map_without_checksums_checks_no_page),
+        cmocka_unit_test(bytes_behind_the_end_of_the_data_are_found_and_named),
         cmocka_unit_test(one_damaged_header_slot_is_survived_and_named),
         cmocka_unit_test(a_flipped_bit_in_a_frame_is_found_and_named),
         cmocka_unit_test(a_flipped_bit_in_a_page_that_growth_added_is_found_and_named),
