@@ -154,8 +154,8 @@ static int check_identity(const struct km__header *header, const struct reason *
                       header->checksum_kind);
     if (header->page_size != KM__PAGE)
         return refuse(reason, KM_EHEADER, "its page_size is %" PRIu32 ", not %u", header->page_size, KM__PAGE);
-    if (header->mode == KM_LIVE && ((header->feature_incompatible & KM__FEATURE_COMPRESS) != 0 ||
-                                    (header->feature_readonly & KM__FEATURE_FULL_PAGES) != 0))
+    if (header->mode == KM_LIVE &&
+        ((header->feature_incompatible & KM__FEATURE_COMPRESS) != 0 || km__full_pages(header)))
         return refuse(reason, KM_EHEADER, "it is a live map with features of a journal, which it does not have");
     return 0;
 }
@@ -246,6 +246,8 @@ static int check_state(const struct km__header *header, const struct reason *rea
     if ((header->flags & ~(uint64_t)KM__HEADER_CLEAN) != 0)
         return refuse(reason, KM_EHEADER, "its flags are %#" PRIx64 ", of which version 1 knows only %#x",
                       header->flags, (unsigned)KM__HEADER_CLEAN);
+    if (header->checksum_kind == KM_CHECKSUM_NONE && header->digest != 0)
+        return refuse(reason, KM_EHEADER, "its digest is %016" PRIx64 ", but it has no checksums", header->digest);
     const int result = check_position(header, "journal_position", header->journal_position, reason);
     return result != 0 ? result : check_position(header, "history_position", header->history_position, reason);
 }

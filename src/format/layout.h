@@ -8,6 +8,7 @@
 #define KM_FORMAT_LAYOUT_H
 
 #include <assert.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -127,6 +128,11 @@ static_assert(offsetof(struct km__frame_head, checksum) == 108, "layout");
 #define KM__RANGE_ENTRY 4u
 #define KM__PAGE_WHOLE 0x8000u
 #define KM__PAGE_NUMBER_MAX ((UINT64_C(1) << 48) - 1)
+
+/** Whether the first change of a page after a checkpoint is journaled as a whole page. */
+static inline bool km__full_pages(const struct km__header *header) {
+    return (header->feature_readonly & KM__FEATURE_FULL_PAGES) != 0;
+}
 
 /** Pages that data of this size has; the last one may be shorter. */
 static inline uint64_t km__pages_of(uint64_t data_size) {

@@ -267,10 +267,6 @@ static int bring_home(km_map *map, struct km__slots *slots, uint64_t goal, uint6
     return result;
 }
 
-static bool full_pages(const km_map *map) {
-    return (map->header.feature_readonly & KM__FEATURE_FULL_PAGES) != 0;
-}
-
 /* Under CHECKPOINT: one round. `*more` tells that frames are left that a further round could take. */
 static int checkpoint_round(km_map *map, uint64_t deadline, bool closing, bool *more) {
     struct km__control *control = map->control;
@@ -283,21 +279,19 @@ static int checkpoint_round(km_map *map, uint64_t deadline, bool closing, bool *
         result = finish_died(map, &slots);
     if (result == 1)
         return 0;
-    uint64_t target = 0;
-    do {
-        target = km__load(&control->target); /* before `appended`, which it never is beyond */
-        if (result == 0)
-            result = km__sync_to(map, km__load(&control->appended), deadline); /* C2 */
-    } while (result == 0 && target != km__load(&control->target));
+    const uint64_t target = km__load(&control->target); /* before `appended`, which it never is beyond */
+    if (result == 0)
+        result = km__sync_to(map, km__load(&control->appended), deadline); /* C2 */
     if (result != 0)
         return result;
     const struct km__header *header = &slots.slot[slots.chosen];
-    const uint64_t wanted = full_pages(map) ? target : km__load(&control->durable); /* C9 */
+    const uint64_t wanted = km__full_pages(&map->header) ? target : km__load(&control->durable); /* C9 */
     km__raise(&control->target, wanted);
     const uint64_t goal = lower_to_pins(map, wanted);
-    if (goal <= header->generation || goal < header->target || (full_pages(map) && goal < wanted)) /* C5, C9 */
+    if (goal <= header->generation || goal < header->target ||
+        (km__full_pages(&map->header) && goal < wanted)) /* C5, C9 */
         return 0;
-    const uint64_t least = full_pages(map) ? goal : header->target;
+    const uint64_t least = km__full_pages(&map->header) ? goal : header->target;
     uint64_t excluded = goal;
     const uint64_t floor = least > header->generation ? least - 1 : header->generation;
     result = km__readers_exclude(map, &excluded, floor); /* C4 */
@@ -329,7 +323,7 @@ void km__checkpoint_unlock(km_map *map) {
 /* C9: choose the next target while nobody can append. */
 static int choose_target(km_map *map, uint64_t deadline) {
     struct km__control *control = map->control;
-    if (!full_pages(map) || km__load(&control->target) > km__load(&control->checkpointed))
+    if (!km__full_pages(&map->header) || km__load(&control->target) > km__load(&control->checkpointed))
         return 0;
     const bool writing = map->access == KM_WRITE;
     int result = writing ? 0 : km__lock_wait(map, KM__WRITER, OS_LOCK_WRITE, deadline);
@@ -359,7 +353,7 @@ int km__checkpoint(km_map *map, uint64_t deadline, bool closing) {
         result = checkpoint_round(map, deadline, closing, &more);
         /* An older target was on its way, or reached by another (C9): now to the newest commit. */
         const uint64_t now = km__load(&map->control->checkpointed);
-        more = more || (full_pages(map) && (reached || now > before) && now < wanted);
+        more = more || (km__full_pages(&map->header) && (reached || now > before) && now < wanted);
         km__checkpoint_unlock(map);
     }
     return result;

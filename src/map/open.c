@@ -82,14 +82,10 @@ static int check_end(km_map *map, const struct km__header *header, const struct 
     return known <= end->generation ? 0 : km__frame_cut_off(map, known, end->generation);
 }
 
-static bool full_pages(const struct km__header *header) {
-    return (header->feature_readonly & KM__FEATURE_FULL_PAGES) != 0;
-}
-
 /* O12: the frames that are not written again. */
 static uint64_t kept_by_disk(km_map *map, const struct km__header *header, uint64_t end) {
     const enum km__boot boot = km__control_boot(map);
-    if (!full_pages(header) || boot == KM__BOOT_UNKNOWN)
+    if (!km__full_pages(header) || boot == KM__BOOT_UNKNOWN)
         return header->generation;
     const uint64_t durable = km__load(&map->control->durable);
     return boot == KM__BOOT_OTHER || durable > end ? end : durable;
@@ -97,7 +93,7 @@ static uint64_t kept_by_disk(km_map *map, const struct km__header *header, uint6
 
 /* O12: the sequence of the slot that the disk is known to have; 0: none, it is written again. */
 static uint64_t slot_on_disk(km_map *map, const struct km__header *newest) {
-    if (!full_pages(newest))
+    if (!km__full_pages(newest))
         return 0;
     const enum km__boot boot = km__control_boot(map);
     return boot == KM__BOOT_OTHER  ? newest->sequence
@@ -149,7 +145,7 @@ static int write_again(km_map *map, struct km__slots *slots, const struct km__cu
         result = km__table_mend(map, &feared);
     if (result == 0)
         result = km__guard_check(map); /* O10 */
-    if (result == 0 && full_pages(&feared))
+    if (result == 0 && km__full_pages(&feared))
         result = os_file_sync(map->file); /* O12 */
     if (result == 0)
         result = slots_again(map, slots, end);
@@ -542,7 +538,7 @@ int km_open(km_map **map, const char *target, const struct km_options *options) 
     if ((checked.flags & KM_REPLACE) != 0)
         result = km__create(target, &checked, true, NULL);
     const uint64_t deadline = km__deadline_in(checked.timeout_ms);
-    for (int tries = 0; result == 0 && (tries < OPEN_TRIES || os_time_monotonic_ns() < deadline); tries++) {
+    for (int tries = 0; result == 0 && tries < OPEN_TRIES; tries++) {
         result = open_once(map, target, &checked, !exclusive || (!named && tries > 0), deadline);
         if (result != PATH_CHANGED) {
             if (result == 0)

@@ -98,7 +98,7 @@ static void info_from_header(const struct km__header *header, struct km_info *in
     info->journal_size = header->journal_size;
     info->checkpoint_generation = header->generation;
     info->compress = (header->feature_incompatible & KM__FEATURE_COMPRESS) != 0;
-    info->full_pages = (header->feature_readonly & KM__FEATURE_FULL_PAGES) != 0;
+    info->full_pages = km__full_pages(header);
 }
 
 static const char *tracker_name(const km_map *map) {

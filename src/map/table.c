@@ -18,6 +18,8 @@
 
 uint32_t km__table_entry(const km_map *map, uint64_t page) {
     uint32_t entry;
+    if (map->header.checksum_kind == KM_CHECKSUM_NONE)
+        return 0; /* whatever stands there */
     memcpy(&entry, map->table_region.address + page * sizeof entry, sizeof entry);
     return entry;
 }
@@ -104,8 +106,7 @@ static int mend_blocks(const struct mend *mend, bool write, uint64_t *digest) {
 }
 
 int km__table_mend(km_map *map, const struct km__header *header) {
-    if ((header->feature_readonly & KM__FEATURE_FULL_PAGES) == 0 || header->checksum_kind == KM_CHECKSUM_NONE ||
-        header->target <= header->generation)
+    if (!km__full_pages(header) || header->checksum_kind == KM_CHECKSUM_NONE || header->target <= header->generation)
         return 0;
     struct mend mend = {.map = map};
     uint64_t digest = 0;

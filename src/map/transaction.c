@@ -349,8 +349,7 @@ static void checkpoint_if_due(km_map *map) {
 }
 
 int km__commit_write(km_map *map, uint64_t new_size, uint64_t deadline) {
-    struct build build = {
-        .map = map, .data_size = new_size, .full_pages = (map->header.feature_readonly & KM__FEATURE_FULL_PAGES) != 0};
+    struct build build = {.map = map, .data_size = new_size, .full_pages = km__full_pages(&map->header)};
     int result = km__still_there(map);
     if (result == 0 && km__failed(map))
         result = km__failed_error(map);

@@ -567,7 +567,7 @@ static void a_damaged_file_gives_the_error_that_it_is_named_after(void **state) 
 
 /* ---- broken rules ------------------------------------------------------------------------------------------------ */
 
-enum { BROKEN_RULES = 63 };
+enum { BROKEN_RULES = 64 };
 
 /* Make the file that a line of data/damaged/rules tells of: NAME BASE LENGTH OFFSET:BYTES..., numbers but LENGTH in
  * hexadecimal. */

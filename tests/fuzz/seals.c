@@ -12,6 +12,7 @@
 #include "format/frame.h"
 #include "format/frame_head.h"
 #include "format/header.h"
+#include "keepmap.h"
 
 #define FRAMES_MAX 32u /* more are not linked, so that sealing stays cheap */
 
@@ -112,7 +113,8 @@ void seals_pages(unsigned char *file, uint64_t length, bool table) {
         unsigned char *entry = file + header->table_offset + page * sizeof(uint32_t);
         if (table)
             km__store32(entry, km__checksum_page(header->checksum_kind, file + header->data_offset + page * KM__PAGE));
-        digest += km__digest_mix(page, km__load32(entry));
+        if (header->checksum_kind != KM_CHECKSUM_NONE)
+            digest += km__digest_mix(page, km__load32(entry));
     }
     struct km__header *slots = (struct km__header *)(void *)file;
     for (int slot = 0; slot < 2; slot++) {

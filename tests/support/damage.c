@@ -354,6 +354,7 @@ const struct broken brokens[] = {
     {"KM_EHEADER-history_generation", "v1-closed", HEADER(history_generation, 5)},
     {"KM_EHEADER-history_position-uneven", "v1-closed", HEADER(history_position, 4)},
     {"KM_EHEADER-history_position-outside", "v1-closed", HEADER(history_position, STORY_JOURNAL + 8)},
+    {"KM_EHEADER-digest-without-checksums", "v1-none", HEADER(digest, 1)},
     {"KM_EHEADER-flags-unknown", "v1-closed", HEADER(flags, 2)},
     {"KM_EHEADER-flags-last", "v1-closed", HEADER(flags, UINT64_C(1) << 63)},
     {"KM_EHEADER-reserved-first", "v1-closed", HEADER(reserved[0], 1)},

@@ -172,6 +172,25 @@ static void a_map_without_checksums_checks_no_page(void **state) {
     must(km_close(map));
 }
 
+static void what_stands_in_the_table_of_a_map_without_checksums_counts_for_nothing(void **state) {
+    (void)state;
+    const char *path = make_map("no-table", KM_CHECKSUM_NONE);
+    scratch_flip(path, scratch_header(path).table_offset + 5, 1);
+    km_map *map = NULL;
+    must(km_open(&map, path, NULL));
+    for (unsigned commits = 0; commits < 2; commits++) {
+        struct km_report report;
+        verify(map, &report);
+        assert_int_equal(report.pages_damaged + report.frames_damaged, 0);
+        assert_int_equal(report.digest_matches, 1);
+        must(km_begin(map, KM_WRITE));
+        ((unsigned char *)km_data(map))[KM_PAGE_SIZE] ^= 1;
+        must(km_commit(map));
+    }
+    must(km_copy(map, scratch_path("no-table-copy.km")));
+    must(km_close(map));
+}
+
 /* No checksum tells: none is kept, or it was computed anew by who put them there. */
 static void bytes_behind_the_end_of_the_data_are_found_and_named(void **state) {
     (void)state;
@@ -422,6 +441,7 @@ int main(void) {
         cmocka_unit_test(a_finding_is_told_while_others_may_work),
         cmocka_unit_test(verify_stops_when_it_is_asked_to),
         cmocka_unit_test(a_map_without_checksums_checks_no_page),
+        cmocka_unit_test(what_stands_in_the_table_of_a_map_without_checksums_counts_for_nothing),
         cmocka_unit_test(bytes_behind_the_end_of_the_data_are_found_and_named),
         cmocka_unit_test(one_damaged_header_slot_is_survived_and_named),
         cmocka_unit_test(a_flipped_bit_in_a_frame_is_found_and_named),

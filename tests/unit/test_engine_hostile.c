@@ -80,6 +80,7 @@ static void change_uuid(struct km__header *header) {
 
 static void change_checksum(struct km__header *header) {
     header->checksum_kind = KM_CHECKSUM_NONE;
+    header->digest = 0;
 }
 
 static void shrink_data(struct km__header *header) {
