@@ -4,6 +4,8 @@
  * it in. After fork the child's copies are dead: its file descriptions of the locks are closed at once, so that the
  * parent's locks end with the parent and not with a child that lives on; the mappings were never inherited.
  */
+#include <stdio.h>
+
 #include "map.h"
 
 static struct km_map *registry; /* under os_process_lock() */
@@ -36,9 +38,19 @@ int km__enter(km_map *map) {
     return result;
 }
 
+/* A read that met the end of a file that was cut short meanwhile: it is told as what it is, and as the next call would
+ * tell it, not as a damaged map. */
+static int name_cut(km_map *map, int result) {
+    char kept[1024];
+    snprintf(kept, sizeof kept, "%s", km__error_detail());
+    return km__still_there(map) == KM_ESTALE ? KM_ESTALE : km__error(result, "%s", kept);
+}
+
 int km__leave(km_map *map, int result) {
     const int fault = km__guard_check(map);
     result = fault != 0 ? fault : result;
+    if (result == KM_ETRUNCATED && map->file != NULL)
+        result = name_cut(map, result);
     atomic_flag_clear_explicit(&map->busy, memory_order_release);
     if (result == 0)
         km__error_clear(); /* what failed on the way and was made up for */

@@ -12,11 +12,11 @@
 #include <stdint.h>
 
 struct sleeps {
-    _Atomic uint64_t sleeps;     /* calls to sleep on the word that km_wait() sleeps on */
-    _Atomic uint64_t late;       /* those that did not begin, because the word had changed already */
-    _Atomic uint64_t wakes;      /* calls to wake those who sleep on it */
-    _Atomic uint64_t woken;      /* how many were asleep */
-    _Atomic uint64_t lost;       /* sleeps that ended by their time, though the word had changed: nobody woke them */
+    _Atomic uint64_t sleeps; /* calls to sleep on the word that km_wait() sleeps on */
+    _Atomic uint64_t late;   /* those that did not begin, because the word had changed already */
+    _Atomic uint64_t wakes;  /* calls to wake those who sleep on it */
+    _Atomic uint64_t woken;  /* how many were asleep */
+    _Atomic uint64_t lost;   /* long sleeps that ended by their time, though the word had changed: nobody woke them */
     _Atomic uint64_t longest_ns; /* the longest time that was asked for */
 };
 

@@ -10,6 +10,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <stdarg.h>
+#include <unistd.h>
 
 #include "map/map.h"
 #include "support/check.h"
@@ -53,13 +54,18 @@ __attribute__((visibility("default"))) int fcntl(int descriptor, int command, ..
 
 typedef ssize_t pread_function(int descriptor, void *bytes, size_t length, off_t offset);
 
-static void (*after_slots)(void); /* called once, when header slots have been read */
+static void (*before_slots)(void); /* called once, when header slots are about to be read */
+static void (*after_slots)(void);  /* called once, when they have been read */
 
 __attribute__((visibility("default"))) ssize_t pread(int descriptor, void *bytes, size_t length, off_t offset) {
     static pread_function *real;
     if (real == NULL) {
         void *found = dlsym(RTLD_NEXT, "pread");
         memcpy(&real, &found, sizeof real);
+    }
+    if (before_slots != NULL && offset == KM__SLOT_A) {
+        before_slots();
+        before_slots = NULL;
     }
     const ssize_t result = real(descriptor, bytes, length, offset);
     void (*const function)(void) = after_slots;
@@ -280,6 +286,37 @@ static void a_syncer_that_finds_the_map_poisoned_syncs_nothing(void **state) {
     must_fail(km_close(writer), KM_EIO);
 }
 
+/* ---- a file that is cut short between the look at its length and the read ---------------------------------------- */
+
+static char cut_path[4096];
+
+static void cut_the_file(void) {
+    assert_int_equal(truncate(cut_path, 0), 0);
+}
+
+static int wait_for_none(km_map *map) {
+    return km_wait(map, 0, 10, NULL);
+}
+
+static int begin_reading(km_map *map) {
+    return km_begin(map, KM_READ);
+}
+
+static void a_file_that_is_cut_short_before_a_read_is_gone_and_not_damaged(void **state) {
+    (void)state;
+    int (*const calls[])(km_map * map) = {wait_for_none, begin_reading};
+    for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
+        snprintf(cut_path, sizeof cut_path, "%s", scratch_path("cut-%zu.km", i));
+        must(km_close(check_open(cut_path, 100000, KM_CREATE)));
+        km_map *map = check_open(cut_path, 0, KM_READONLY | KM_GUARD);
+        before_slots = cut_the_file;
+        must_fail(calls[i](map), KM_ESTALE);
+        assert_null(before_slots);
+        must_fail(calls[i](map), KM_ESTALE);
+        must(km_close(map));
+    }
+}
+
 int main(void) {
     scratch_time_limit(60);
     const struct CMUnitTest tests[] = {
@@ -289,6 +326,7 @@ int main(void) {
         cmocka_unit_test(a_reader_whose_session_ends_meanwhile_looks_again),
         cmocka_unit_test(a_reader_holds_no_number_that_the_next_session_called_durable),
         cmocka_unit_test(a_syncer_that_finds_the_map_poisoned_syncs_nothing),
+        cmocka_unit_test(a_file_that_is_cut_short_before_a_read_is_gone_and_not_damaged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
